@@ -1,0 +1,1 @@
+"""Registration gate: may this person register, and with what metadata?"""

@@ -1,0 +1,1 @@
+"""Run actions on an event; knows no Kafka."""

@@ -1,0 +1,1 @@
+"""Build the objects, hand them to each other, print, exit."""

@@ -1,0 +1,1 @@
+"""Take attempts, run the chain, decide by the ledger, reply."""
