@@ -157,7 +157,7 @@ def encode_attempt(
     timeout_s: float,
     traceparent: str | None,
 ) -> Message:
-    """Return the record of one ask (DESIGN.md section 2), keyed by its attempt id so that asking again reaches the same partition.
+    """Return the record of one ask (DESIGN.md section 2), keyed by its attempt id: asking again reaches the same partition.
 
     Raises TypeError where the event is not JSON, InvalidEvent where it is too large to send, ValueError for an attempt id
     or a time that no gate would read.
@@ -209,7 +209,11 @@ class GateClient:
         if on_timeout not in get_args(OnTimeout):
             raise ValueError(f"on_timeout is {on_timeout!r}; it is one of {', '.join(get_args(OnTimeout))}")
         if settings is None:
-            given = {"bootstrap_servers": bootstrap_servers, "attempts_topic": attempts_topic, "replies_topic": reply_topic}
+            given: dict[str, Any] = {
+                "bootstrap_servers": bootstrap_servers,
+                "attempts_topic": attempts_topic,
+                "replies_topic": reply_topic,
+            }
             settings = Settings(**{name: value for name, value in given.items() if value is not None}, **connection)
         elif connection:
             raise TypeError(f"{', '.join(connection)}: given besides `settings`, which has them")

@@ -24,7 +24,7 @@ POLL_MS: Final = 500
 """How long one poll waits for a reply; a reply that comes ends the wait."""
 
 METADATA_MAX_AGE_MS: Final = 5_000
-"""How soon a new partition of the reply topic is seen. A reply on it waits that long, so it is below an asker's usual patience."""
+"""How soon a new partition of the reply topic is seen; a reply on it waits so long."""
 
 STALL_CHECK_S: Final = 5.0
 """How often a reader that delivers nothing asks the brokers whether there is something it should have delivered."""
@@ -69,11 +69,7 @@ class ReplyReader:
         """
         consumer = self._new_consumer()
         try:
-            await consumer.start()
-            if self._topic not in await consumer.topics():  # asks for all topics: naming a missing one could create it
-                raise ConfigError([f"reply topic {self._topic} does not exist: make it with `gate topics create`"])
-            partitions = await self._partitions(consumer)
-            ends = await consumer.end_offsets([TopicPartition(self._topic, partition) for partition in partitions])
+            ends = await self._ends(consumer)
         except KafkaError as error:
             await _close(consumer)
             address = self._options["bootstrap_servers"]
@@ -81,11 +77,11 @@ class ReplyReader:
         except BaseException:
             await _close(consumer)
             raise
-        self._positions = {tp.partition: offset for tp, offset in ends.items()}
-        self._assign(consumer, partitions)
+        self._positions = ends
+        self._assign(consumer, set(ends))
         self._consumer = consumer
         self._tasks = [
-            asyncio.create_task(self._read(), name=f"reply reader {self._topic}"),
+            asyncio.create_task(self._read(consumer), name=f"reply reader {self._topic}"),
             asyncio.create_task(self._watch(), name=f"reply reader watch {self._topic}"),
         ]
 
@@ -99,10 +95,10 @@ class ReplyReader:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
 
-    async def _read(self) -> None:
-        while not self._stopping.is_set():
+    async def _read(self, consumer: AIOKafkaConsumer) -> None:
+        while True:
             try:
-                await self._poll()
+                await self._poll(consumer)
             except ConsumerStoppedError:
                 reason = "stalled"  # only `_watch` and `stop` stop a consumer
             except Exception as error:  # noqa: BLE001 - the top of the task: whatever broke the consumer, a new one is the mend
@@ -110,11 +106,15 @@ class ReplyReader:
             if self._stopping.is_set():
                 return
             _log.warning("reply reader of %s restarted: %s", self._topic, reason)
-            await self._rebuild()
+            self._consumer = None
+            await _close(consumer)
+            self.restarts += 1
+            rebuilt = await self._rebuild()
+            if rebuilt is None:
+                return
+            self._consumer = consumer = rebuilt
 
-    async def _poll(self) -> None:
-        consumer = self._consumer
-        assert consumer is not None  # set by `start` and `_rebuild`
+    async def _poll(self, consumer: AIOKafkaConsumer) -> None:
         while True:
             batches = await consumer.getmany(timeout_ms=POLL_MS)
             for tp, records in batches.items():
@@ -125,12 +125,8 @@ class ReplyReader:
             if not partitions <= self._positions.keys():
                 self._assign(consumer, partitions)
 
-    async def _rebuild(self) -> None:
-        """Replace the consumer by one that goes on where it stood; try until the brokers are back."""
-        old, self._consumer = self._consumer, None
-        if old is not None:
-            await _close(old)
-        self.restarts += 1
+    async def _rebuild(self) -> AIOKafkaConsumer | None:
+        """Return a consumer that goes on where the last one stood, when the brokers are back; None if we stop before."""
         attempt = 0
         while not self._stopping.is_set():
             consumer = self._new_consumer()
@@ -146,11 +142,11 @@ class ReplyReader:
                 await _close(consumer)
                 raise
             else:
-                self._consumer = consumer
-                return
+                return consumer
+        return None
 
     async def _watch(self) -> None:
-        """Stop a consumer that stands still although there is something to read: several of its states never heal (KAFKA.md 4)."""
+        """Stop a consumer that stands still although there is something to read: some states never heal (KAFKA.md section 4)."""
         while True:
             before = dict(self._positions)
             await asyncio.sleep(STALL_CHECK_S)
@@ -159,7 +155,7 @@ class ReplyReader:
                 continue
             try:
                 ends = await consumer.end_offsets([TopicPartition(self._topic, partition) for partition in before])
-            except Exception:  # noqa: BLE001 - an outage, or a consumer that `_read` is replacing: neither is a stall
+            except Exception:  # noqa: BLE001, S112 - an outage, or a consumer that `_read` is replacing: neither is a stall
                 continue
             await asyncio.sleep(POLL_MS / 1000)  # what has just arrived is being delivered
             behind = any(offset > before[tp.partition] for tp, offset in ends.items())
@@ -176,6 +172,14 @@ class ReplyReader:
             metadata_max_age_ms=METADATA_MAX_AGE_MS,
             request_timeout_ms=10_000,
         )
+
+    async def _ends(self, consumer: AIOKafkaConsumer) -> dict[int, int]:
+        await consumer.start()
+        if self._topic not in await consumer.topics():  # asks for all topics: naming a missing one could create it
+            raise ConfigError([f"reply topic {self._topic} does not exist: make it with `gate topics create`"])
+        partitions = await self._partitions(consumer)
+        ends = await consumer.end_offsets([TopicPartition(self._topic, partition) for partition in partitions])
+        return {tp.partition: offset for tp, offset in ends.items()}
 
     async def _partitions(self, consumer: AIOKafkaConsumer) -> set[int]:
         first = TopicPartition(self._topic, 0)
