@@ -93,3 +93,13 @@ class Settings(BaseSettings):
     http_port: int = Field(9464, ge=0, le=65535, description="port of /metrics, /healthz and /readyz; 0: any free one")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log line that is written")
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else JSON lines")
+
+
+def packaged(name: str) -> Path:
+    """Return the path of data that ships with the gate, such as `kafka/pom.xml` or `actions`."""
+    package = Path(__file__).parent
+    installed = package / "_data" / name
+    if installed.exists():
+        return installed
+    root = package.parent  # an editable install: the repository itself
+    return root / name if name.split("/")[0] == "actions" else root / "deploy" / name
