@@ -110,7 +110,7 @@ class Labelled(Generic[InstrumentT]):
 
     def __init__(self, names: tuple[str, ...], make: Callable[[], InstrumentT]) -> None:
         self._names = names
-        self._make = make
+        self._make: Callable[[], InstrumentT] = make
         self.children: dict[tuple[str, ...], InstrumentT] = {}
 
     def labels(self, *values: object, **named: object) -> InstrumentT:
@@ -179,7 +179,7 @@ class Declared(Generic[T_co]):
 @overload
 def _counter(meaning: str) -> Declared[Counter]: ...
 @overload
-def _counter(meaning: str, label: str, *labels: str) -> Declared[Labelled[Counter]]: ...
+def _counter(meaning: str, label: str, /, *labels: str) -> Declared[Labelled[Counter]]: ...
 def _counter(meaning: str, *labels: str) -> Declared[Any]:
     return Declared(kind="counter", meaning=meaning, labels=labels)
 
@@ -187,7 +187,7 @@ def _counter(meaning: str, *labels: str) -> Declared[Any]:
 @overload
 def _gauge(meaning: str) -> Declared[Gauge]: ...
 @overload
-def _gauge(meaning: str, label: str, *labels: str) -> Declared[Labelled[Gauge]]: ...
+def _gauge(meaning: str, label: str, /, *labels: str) -> Declared[Labelled[Gauge]]: ...
 def _gauge(meaning: str, *labels: str) -> Declared[Any]:
     return Declared(kind="gauge", meaning=meaning, labels=labels)
 
@@ -195,7 +195,7 @@ def _gauge(meaning: str, *labels: str) -> Declared[Any]:
 @overload
 def _histogram(meaning: str) -> Declared[Histogram]: ...
 @overload
-def _histogram(meaning: str, label: str, *labels: str) -> Declared[Labelled[Histogram]]: ...
+def _histogram(meaning: str, label: str, /, *labels: str) -> Declared[Labelled[Histogram]]: ...
 def _histogram(meaning: str, *labels: str) -> Declared[Any]:
     return Declared(kind="histogram", meaning=meaning, labels=labels)
 
