@@ -220,7 +220,9 @@ def read_document(value: bytes | None, *, max_bytes: int) -> tuple[dict[str, Any
 # -- Replies ------------------------------------------------------------------------------------------------------------
 
 
-def decision_document(*, attempt_id: str, outcome: Outcome, warnings: list[dict[str, str]], chain: str, decided_at: str) -> dict[str, Any]:
+def decision_document(
+    *, attempt_id: str, outcome: Outcome, warnings: list[dict[str, str]], chain: str, decided_at: str
+) -> dict[str, Any]:
     """Return the decision as it stands in the ledger and, with the merged metadata, in replies.
 
     `warnings` are the ask's own; they come before those of the chain.
