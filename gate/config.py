@@ -26,6 +26,7 @@ from gate.errors import ConfigError
 PREFIX = "GATE_"
 SECRET_PREFIX = "GATE_SECRET_"  # noqa: S105 - the prefix of action secrets (DESIGN.md section 3), not one of them
 FILE = Path("gate.toml")
+DEFAULT_CHAIN = Path("actions/chain.toml")
 
 _KUBERNETES = re.compile(r"GATE_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
 """What Kubernetes puts into every container beside a service named `gate` or `gate-…`; not settings."""
