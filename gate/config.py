@@ -12,7 +12,7 @@ import importlib.util
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -26,6 +26,7 @@ from gate.errors import ConfigError
 PREFIX = "GATE_"
 SECRET_PREFIX = "GATE_SECRET_"  # noqa: S105 - the prefix of action secrets (DESIGN.md section 3), not one of them
 FILE = Path("gate.toml")
+DEFAULT_CHAIN = Path("actions/chain.toml")
 
 _KUBERNETES = re.compile(r"GATE_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
 """What Kubernetes puts into every container beside a service named `gate` or `gate-…`; not settings."""
@@ -137,10 +138,18 @@ class Settings(BaseModel):
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else JSON lines")
 
 
+class SettingsError(ConfigError):
+    """Settings are wrong; `usable` has those that are right, to look for more problems with."""
+
+    def __init__(self, problems: Sequence[str], usable: Settings) -> None:
+        super().__init__(problems)
+        self.usable = usable
+
+
 def load(
     flags: Mapping[str, object] | None = None, *, file: Path | None = None, environ: Mapping[str, str] | None = None
 ) -> Settings:
-    """Return the settings; raise one ConfigError with every problem. The arguments are those of `load_sources()`."""
+    """Return the settings; raise one SettingsError with every problem. The arguments are those of `load_sources()`."""
     return load_sources(flags, file=file, environ=environ)[0]
 
 
@@ -173,9 +182,14 @@ def load_sources(
             problems.append(f"{', '.join(culprits or check.settings)}: {check.problem}")
 
     if problems:
-        raise ConfigError(problems)
+        raise SettingsError(problems, settings)
 
     return settings, {name: value.source for name, value in given.items()}
+
+
+def action_secrets() -> dict[str, str]:
+    """Return the environment variables from which actions take their secrets (DESIGN.md section 3)."""
+    return {name: value for name, value in os.environ.items() if name.startswith(SECRET_PREFIX)}
 
 
 def packaged(name: str) -> Path:

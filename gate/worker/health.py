@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -17,8 +14,7 @@ from starlette.routing import Route
 
 from gate.errors import ConfigError
 from gate.metrics import CONTENT_TYPE, Metrics
-
-_CLOSE_TIMEOUT_S = 1  # a scraper's idle keep-alive connection must not hold up the end of the process
+from gate.worker.http import HttpServer
 
 
 class Status(Protocol):
@@ -46,16 +42,7 @@ class HttpPort:
     def __init__(self, host: str, port: int, metrics: Metrics, status: Callable[[], Status]) -> None:
         self.host = host
         self.port = port  # the one that was taken, once the context is open
-        self._server = _Server(
-            uvicorn.Config(
-                application(metrics, status),
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=_CLOSE_TIMEOUT_S,
-            )
-        )
+        self._application = application(metrics, status)
 
     def __repr__(self) -> str:
         return f"<HttpPort {self.url}>"
@@ -68,15 +55,12 @@ class HttpPort:
     async def __aenter__(self) -> Self:
         listener = _listen(self.host, self.port)
         self.port = listener.getsockname()[1]
-        self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="http-port")
-        await self._server.accepting.wait()
+        self._server = HttpServer(self._application, listener)
+        await self._server.__aenter__()
         return self
 
-    async def __aexit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        self._server.should_exit = True
-        await self._serving
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self._server.__aexit__(kind, error, trace)
 
 
 def application(metrics: Metrics, status: Callable[[], Status]) -> Starlette:
@@ -94,22 +78,6 @@ def application(metrics: Metrics, status: Callable[[], Status]) -> Starlette:
         return JSONResponse({"ready": now.ready, "reasons": list(now.reasons)}, status_code=200 if now.ready else 503)
 
     return Starlette(routes=[Route("/metrics", show_metrics), Route("/healthz", healthz), Route("/readyz", readyz)])
-
-
-class _Server(uvicorn.Server):
-    """Uvicorn as a part of a process: the command handles signals, and start-up is an event."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.accepting = asyncio.Event()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.accepting.set()
 
 
 def _listen(host: str, port: int) -> socket.socket:
