@@ -15,7 +15,10 @@ log = logs.get(__name__)
 
 
 class Recorder:
-    """Turns what happens into metrics and log lines. A denied or failed attempt is one line; an approved one is at debug level."""
+    """Turns what happens into metrics and log lines.
+
+    A denied or failed attempt is one line; an approved one is at debug level.
+    """
 
     def __init__(self, metrics: Metrics, clock: BrokerClock) -> None:
         self.metrics = metrics
@@ -137,7 +140,7 @@ class Recorder:
         self.metrics.commit_failures_total.inc()
 
     def lag(self, partition: int, lag: int | None, span: int) -> None:
-        """A partition is so far behind its end (None: not known yet) and its intake so far ahead of its oldest incomplete attempt."""
+        """A partition is so far behind its end (None: unknown yet), its intake so far ahead of its oldest incomplete attempt."""
         if lag is not None:
             self.metrics.partition_lag.labels(str(partition)).set(lag)
         self.metrics.partition_span.labels(str(partition)).set(span)

@@ -171,7 +171,7 @@ class Worker:
         attempts = self._topics.partitions(settings.attempts_topic)
         if not problems and attempts != self._ledger.partitions:
             problems = [
-                f"{settings.attempts_topic} has {attempts} partitions and {settings.decisions_topic} has {self._ledger.partitions}; "
+                f"{settings.attempts_topic} has {attempts} partitions and {settings.decisions_topic} {self._ledger.partitions}; "
                 "they must have the same number (`gate topics check`)"
             ]
         if problems:
@@ -277,7 +277,7 @@ class Worker:
         for flight in work.cancelled:
             if flight.task is not None:
                 flight.task.cancel()
-        for flight in work.dropped:
+        for _ in work.dropped:
             self._release()
         for flight in work.replies:
             self._resolved(flight)
@@ -342,7 +342,7 @@ class Worker:
             log.warning(
                 "miskeyed_attempt",
                 source=flight.source,
-                mend="key the record by gate-attempt-id and choose the partition by murmur2 (librdkafka: partitioner=murmur2_random)",
+                mend="key the record by gate-attempt-id, partitioned by murmur2 (librdkafka: partitioner=murmur2_random)",
             )
 
     def _in_place(self, key: bytes, partition: int) -> bool:
