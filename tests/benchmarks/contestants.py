@@ -101,7 +101,7 @@ class Running:
     def __init__(self, contestant: Contestant, stage: Stage) -> None:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("GATE_")}
         self.name = contestant.name
-        self._output = tempfile.TemporaryFile()
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
         self._process = subprocess.Popen(
             contestant.command(stage),
             env={**clean, **contestant.environment(stage)},

@@ -78,11 +78,11 @@ def say(console: Console, status: Any, line: str) -> None:
 
 def table(document: dict[str, Any]) -> Table:
     """Return the figures as people read them."""
-    row = document["drain"]
+    row, computer = document["drain"], document["machine"]
     shown = Table(
         title=f"Drain {row['attempts']:,} attempts, four in-process actions, strict, one process",
         title_justify="left",
-        caption=f"medians; {document['machine']['cpus']} CPUs, Python {document['machine']['python']}, commit {document['commit']}",
+        caption=f"medians; {computer['cpus']} CPUs, Python {computer['python']}, commit {document['commit']}",
         caption_justify="left",
     )
     shown.add_column("")
