@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING
 
@@ -38,6 +37,8 @@ def demo() -> None:
 
 
 async def _demo(out: Console) -> int:
+    import asyncio
+
     from gate.client import GateClient
     from gate.config import Settings
     from gate.tools.dev import everything_here, load_samples
