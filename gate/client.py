@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypeVar, g
 
 import orjson
 
-from gate.config import Settings
+from gate.config import Settings, load
 from gate.errors import AskTimeout, GateError, InvalidEvent, KafkaUnavailable
 from gate.kafka.attempts import AttemptSender, NotTaken
 from gate.kafka.connection import client_options, resolve_bootstrap, wait_for_kafka
@@ -189,7 +189,7 @@ class GateClient:
 
     `bootstrap_servers` unset means what `GATE_BOOTSTRAP_SERVERS` says, else the broker of a running `gate dev`, else
     localhost:9092. The topics, and `connection` (security_protocol, sasl_mechanism, ssl_cafile, connect_timeout_s, …),
-    are settings by their names (`gate config` lists them) and come from the environment where they are not given.
+    are settings by their names (`gate config` lists them); where they are not given, `GATE_…` and `gate.toml` say.
 
     `on_timeout` says what an ask without an answer comes to, which is neither an approval nor a denial: `raise`
     AskTimeout, or assume `deny` or `approve`. An assumed decision has `assumed` set.
@@ -209,12 +209,8 @@ class GateClient:
         if on_timeout not in get_args(OnTimeout):
             raise ValueError(f"on_timeout is {on_timeout!r}; it is one of {', '.join(get_args(OnTimeout))}")
         if settings is None:
-            given: dict[str, Any] = {
-                "bootstrap_servers": bootstrap_servers,
-                "attempts_topic": attempts_topic,
-                "replies_topic": reply_topic,
-            }
-            settings = Settings(**{name: value for name, value in given.items() if value is not None}, **connection)
+            given = {"bootstrap_servers": bootstrap_servers, "attempts_topic": attempts_topic, "replies_topic": reply_topic}
+            settings = load({**given, **connection})
         elif connection:
             raise TypeError(f"{', '.join(connection)}: given besides `settings`, which has them")
         self._settings = settings

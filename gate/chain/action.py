@@ -1,0 +1,115 @@
+"""One action of a chain: its manifest entry together with the code that it runs."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal, Protocol
+
+from gate.chain.api import Api
+from gate.model.event import PASSWORDLESS, Event
+from gate.model.readonly import EMPTY, NO_SECRETS, ReadOnlyDict, Secrets
+
+LATE_CALL_LOG_INTERVAL_S: Final = 60.0
+
+logger = logging.getLogger(__name__)
+
+
+class Code(Protocol):
+    """The code of an action, in whatever language."""
+
+    waits: bool
+    """Whether it may suspend. One that never does is run by hand, without a task (DESIGN.md section 5)."""
+
+    def run_by_hand(self, event: Event, api: Api) -> None:
+        """Run to the end at once. Only where `waits` is false."""
+
+    def run(self, event: Event, api: Api) -> Awaitable[None]:
+        """Run as an awaitable; cancelling it ends the action or abandons it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class When:
+    """For which events an action runs: every condition that is given must match."""
+
+    strategies: frozenset[str] | None = None
+    connections: frozenset[str] | None = None  # ids or names
+    clients: frozenset[str] | None = None  # ids or names
+    tenants: frozenset[str] | None = None
+    countries: frozenset[str] | None = None  # ISO 3166-1 alpha-2, upper case
+
+    def matches(self, event: Event) -> bool:
+        """Tell whether the action runs for this event."""
+        connection = event.connection
+
+        if self.strategies is not None and connection.strategy not in self.strategies:
+            # Unknown strategies count as database (DESIGN.md section 2), so a rule for databases holds for them, too.
+            if connection.strategy in PASSWORDLESS or "auth0" not in self.strategies:
+                return False
+
+        if self.connections is not None and self.connections.isdisjoint((connection.id, connection.name)):
+            return False
+
+        if self.clients is not None:
+            client = event.client
+
+            if client is None or self.clients.isdisjoint((client.client_id, client.name)):
+                return False
+
+        if self.tenants is not None and event.tenant.id not in self.tenants:
+            return False
+
+        return self.countries is None or (event.request.geoip.country_code or "").upper() in self.countries
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Action:
+    """One action of a chain. Only its count of late calls ever changes."""
+
+    name: str
+    code: Code
+    version: str = "sha256:"  # hash of its file
+    file: Path | None = None
+    timeout_s: float = float("inf")
+    on_error: Literal["deny", "skip"] = "deny"
+    when: When | None = None
+    secrets: Secrets = NO_SECRETS
+    config: ReadOnlyDict = EMPTY
+    late_calls: int = field(default=0, init=False)
+    plain: bool = field(init=False)  # no secrets, no config: all plain actions of a chain may share one event
+    _secret_values: re.Pattern[str] | None = field(init=False, repr=False)
+    _late_call_logged_s: float = field(default=float("-inf"), init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.plain = not self.secrets and not self.config
+        values = sorted({value for value in self.secrets.values() if value}, key=len, reverse=True)
+        self._secret_values = re.compile("|".join(map(re.escape, values))) if values else None
+
+    def redact(self, text: str) -> str:
+        """Return the text with the values of this action's secrets blanked out: they never leave the worker."""
+        return text if self._secret_values is None else self._secret_values.sub("[secret]", text)
+
+    def count_late_call(self, call: str) -> None:
+        """Count a call that came after the action had returned; log it at most once a minute."""
+        self.late_calls += 1
+        now = time.monotonic()
+
+        if now - self._late_call_logged_s >= LATE_CALL_LOG_INTERVAL_S:
+            self._late_call_logged_s = now
+            logger.warning("action %s called api.%s after it had returned; the call is ignored", self.name, call)
+
+
+def secrets_of(values: Mapping[str, str]) -> Secrets:
+    """Return secrets as an action sees them."""
+    return Secrets(values)
+
+
+def config_of(values: Mapping[str, Any]) -> ReadOnlyDict:
+    """Return an action's config as it sees it."""
+    from gate.model.readonly import freeze_object
+
+    return freeze_object(dict(values))

@@ -1,0 +1,95 @@
+"""Turns what actions print and log into lines of their trace, also when many run at once.
+
+`sys.stdout` and the logging module are looked at only when something is printed or logged: which action did it is found in a
+context variable, so an action that prints nothing pays nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any, Final, TextIO, cast
+
+from gate.chain.effects import current
+
+ACTION_MODULES: Final = "gate_actions"
+"""Parent of the modules that action files become, so of their `logging.getLogger(__name__)`, too."""
+
+
+class _Output:
+    """`sys.stdout` for everybody: an action's output goes to its trace, everything else where it went before."""
+
+    def __init__(self, original: TextIO) -> None:
+        self.original = original
+
+    def write(self, text: str) -> int:
+        effects = current.get()
+
+        if effects is None:
+            return self.original.write(text)
+
+        effects.write(text)
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.original, name)
+
+
+class _Handler(logging.Handler):
+    """Takes log records of the running action: level, message and, of an exception, the class."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        effects = current.get()
+
+        if effects is None:
+            return
+
+        try:
+            line = f"{record.levelname}: {record.getMessage()}"
+        except Exception:  # noqa: BLE001 - a log call with the wrong arguments is the action's mistake, not ours
+            line = f"{record.levelname}: {record.msg}"
+
+        if record.exc_info and record.exc_info[0] is not None:
+            line += f" ({record.exc_info[0].__name__})"
+
+        for part in line.splitlines():
+            effects.log(part)
+
+
+_handler: Final = _Handler()
+_users = 0
+
+
+def install() -> None:
+    """Start capturing. Caller: a chain that starts; each call is undone by one of `remove()`."""
+    global _users  # noqa: PLW0603 - stdout and logging are the process's, so is their state
+    _users += 1
+
+    if _users > 1:
+        return
+
+    sys.stdout = cast("TextIO", _Output(sys.stdout))
+    logging.getLogger().addHandler(_handler)
+    actions = logging.getLogger(ACTION_MODULES)
+    actions.addHandler(_handler)
+    actions.setLevel(logging.DEBUG)
+    actions.propagate = False  # what an action logs may be personal data: to the trace, not to the worker's log
+
+
+def remove() -> None:
+    """Stop capturing when the last chain has ended."""
+    global _users  # noqa: PLW0603 - see install()
+    _users -= 1
+
+    if _users:
+        return
+
+    if isinstance(sys.stdout, _Output):
+        sys.stdout = sys.stdout.original
+
+    logging.getLogger().removeHandler(_handler)
+    logging.getLogger(ACTION_MODULES).removeHandler(_handler)

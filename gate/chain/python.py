@@ -1,0 +1,189 @@
+"""Loads an action written in Python from its file.
+
+The file becomes a module of its own, so two chains may hold two versions of it at once. Shared code belongs in an installed
+package: the folder of the actions is not on the import path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dis
+import hashlib
+import inspect
+import re
+import sys
+import traceback
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import Any, Final
+
+from gate.chain.api import Api
+from gate.chain.capture import ACTION_MODULES
+from gate.chain.effects import current
+from gate.model.event import Event
+
+ENTRY_POINT: Final = "on_execute_pre_user_registration"
+SIGNATURE: Final = f"async def {ENTRY_POINT}(event: Event, api: Api) -> None"
+
+SUSPENDING: Final = frozenset({"GET_AWAITABLE", "GET_ANEXT", "SEND", "YIELD_VALUE"})
+"""Bytecode without which a coroutine function cannot suspend."""
+
+
+class BadAction(Exception):
+    """A file does not hold an action; `line` is where, the message what and how to mend it."""
+
+    def __init__(self, line: int, problem: str) -> None:
+        self.line = line
+        super().__init__(problem)
+
+
+class CoroutineAction:
+    """An `async def` action: runs on the event loop, by hand if it never awaits."""
+
+    def __init__(self, entry: Callable[[Event, Api], Coroutine[Any, Any, object]], *, waits: bool) -> None:
+        self.waits = waits
+        self._entry = entry
+
+    def __repr__(self) -> str:
+        return f"<async def action, {'may wait' if self.waits else 'never waits'}>"
+
+    def run_by_hand(self, event: Event, api: Api) -> None:
+        """Run to the end at once."""
+        try:
+            self._entry(event, api).send(None)
+        except StopIteration as end:
+            if end.value is not None:
+                _refuse_awaitable(end.value)
+        else:
+            raise RuntimeError("an action without an await has suspended")
+
+    async def run(self, event: Event, api: Api) -> None:
+        """Run as an awaitable."""
+        result = await self._entry(event, api)
+
+        if result is not None:
+            _refuse_awaitable(result)
+
+
+class FunctionAction:
+    """A plain `def` action: may block, so it runs in a thread."""
+
+    waits = True
+
+    def __init__(self, entry: Callable[[Event, Api], object]) -> None:
+        self._entry = entry
+
+    def __repr__(self) -> str:
+        return "<def action, runs in a thread>"
+
+    def run_by_hand(self, event: Event, api: Api) -> None:
+        """Never called: it waits."""
+        raise NotImplementedError
+
+    async def run(self, event: Event, api: Api) -> None:
+        """Run in a thread; when cancelled, the thread is abandoned."""
+        effects = current.get()
+
+        if effects is None or effects.threads is None:
+            raise RuntimeError("plain `def` actions run while the chain is started: `async with chain`")
+
+        result = await effects.threads.call(self._entry, event, api)
+
+        if result is not None:
+            _refuse_awaitable(result)
+
+
+def load_python(path: Path, source: bytes, *, name: str) -> CoroutineAction | FunctionAction:
+    """Run an action's file and return its entry point; raises BadAction."""
+    module = _execute(path, source, name)
+    entry = getattr(module, ENTRY_POINT, None)
+
+    if entry is None:
+        raise BadAction(1, f"no {ENTRY_POINT}; define `{SIGNATURE}`{_nearly(module)}")
+
+    if not isinstance(entry, FunctionType):
+        raise BadAction(1, f"{ENTRY_POINT} is not a function but {type(entry).__name__}; define `{SIGNATURE}`")
+
+    line = entry.__code__.co_firstlineno if entry.__code__.co_filename == str(path) else 1
+
+    if inspect.isgeneratorfunction(entry) or inspect.isasyncgenfunction(entry):
+        raise BadAction(line, f"{ENTRY_POINT} is a generator; remove its `yield`: `{SIGNATURE}`")
+
+    if not _takes_event_and_api(entry):
+        raise BadAction(line, f"{ENTRY_POINT} must take two arguments, the event and the api: `{SIGNATURE}`")
+
+    if inspect.iscoroutinefunction(entry):
+        return CoroutineAction(entry, waits=may_suspend(entry.__code__))
+
+    return FunctionAction(entry)
+
+
+def may_suspend(code: CodeType) -> bool:
+    """Tell whether a coroutine function with this code could ever wait for something."""
+    return any(instruction.opname in SUSPENDING for instruction in dis.get_instructions(code))
+
+
+def _execute(path: Path, source: bytes, name: str) -> ModuleType:
+    try:
+        code = compile(source, str(path), "exec", dont_inherit=True)
+    except SyntaxError as error:
+        raise BadAction(error.lineno or 1, f"not Python: {error.msg}") from None
+    except ValueError as error:  # null bytes
+        raise BadAction(1, f"not Python: {error}") from None
+
+    digest = hashlib.sha256(source).hexdigest()[:12]
+    module = ModuleType(f"{ACTION_MODULES}.{re.sub(r'[^0-9A-Za-z_]', '_', name)}_{digest}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # dataclasses and pydantic look their module up there
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for what commands print
+            exec(code, module.__dict__)  # noqa: S102 - running the operator's own file is the point
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a foreign file; even its SystemExit is a problem to report
+        del sys.modules[module.__name__]
+        raise BadAction(_line_of(error, path), f"raised {type(error).__name__} when it was loaded{_detail(error)}") from None
+
+    return module
+
+
+def _line_of(error: BaseException, path: Path) -> int:
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return (lines[-1] if lines else 1) or 1
+
+
+def _detail(error: BaseException) -> str:
+    """Return the texts of errors that name code, not data; those of other errors could name anything."""
+    if isinstance(error, ImportError):
+        return f": {error}; install it beside the gate (shared code belongs in an installed package)"
+
+    return f": {error}" if isinstance(error, (NameError, AttributeError)) else ""
+
+
+def _nearly(module: ModuleType) -> str:
+    """Name a function that was probably meant."""
+    near = [name for name, value in vars(module).items() if isinstance(value, FunctionType) and name.lower().replace("_", "") == ENTRY_POINT.replace("_", "")]
+    return f" (there is {near[0]})" if near else ""
+
+
+def _takes_event_and_api(entry: FunctionType) -> bool:
+    signature = inspect.signature(entry)
+    positional = [
+        parameter for parameter in signature.parameters.values() if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    wild = any(parameter.kind is parameter.VAR_POSITIONAL for parameter in signature.parameters.values())
+    try:
+        signature.bind(None, None)
+    except TypeError:
+        return False
+    return wild or len(positional) >= 2
+
+
+def _refuse_awaitable(result: object) -> None:
+    """Fail where an action returns what should have been awaited: it would silently do nothing."""
+    if isinstance(result, Awaitable):
+        if isinstance(result, Coroutine):
+            result.close()
+
+        raise TypeError(f"the action returned {type(result).__name__}, which nobody awaits; write `await` before the call")

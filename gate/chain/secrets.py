@@ -1,0 +1,66 @@
+"""Finds the secrets that actions declare: in the environment, in a file it names, or in a secrets folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+PREFIX: Final = "GATE_SECRET_"
+FILE_SUFFIX: Final = "_FILE"
+
+
+def variable(action: str, key: str) -> str:
+    """Return the environment variable of a secret: GATE_SECRET_<ACTION>_<KEY>, upper-cased, other characters as _."""
+    return PREFIX + re.sub(r"[^A-Z0-9]", "_", f"{action}_{key}".upper())
+
+
+@dataclass(frozen=True)
+class MissingSecret(Exception):
+    """A secret is not there; the message names its variable and where it was looked for, and holds nothing of any secret."""
+
+    problem: str
+
+    def __str__(self) -> str:
+        return self.problem
+
+
+@dataclass(frozen=True, repr=False)
+class SecretSource:
+    """Where secrets come from."""
+
+    environ: Mapping[str, str]
+    folder: Path | None
+
+    def __repr__(self) -> str:
+        return f"<SecretSource environment{'' if self.folder is None else f' and {self.folder}'}>"
+
+    def find(self, action: str, key: str) -> str:
+        """Return a secret; raises MissingSecret.
+
+        Looked up in this order: the variable itself, the file that the variable with `_FILE` appended names, the file
+        of the variable's name in the secrets folder. A line end at the end of a file is not part of the secret.
+        """
+        name = variable(action, key)
+
+        if name in self.environ:
+            return self.environ[name]
+
+        if name + FILE_SUFFIX in self.environ:
+            return _read(Path(self.environ[name + FILE_SUFFIX]), f"named by {name}{FILE_SUFFIX}")
+
+        if self.folder is not None and (self.folder / name).exists():
+            return _read(self.folder / name, "in the secrets folder")
+
+        folder = "set GATE_SECRETS_DIR to a folder that holds it" if self.folder is None else f"put it into {self.folder / name}"
+        raise MissingSecret(f"secret {key} of action {action} is missing; set {name}, or {name}{FILE_SUFFIX} to a file, or {folder}")
+
+
+def _read(path: Path, where: str) -> str:
+    try:
+        return path.read_text("utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise MissingSecret(f"secret file {path} ({where}) cannot be read: {reason}") from None
