@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from gate.cli.options import WORKER, Flags, takes
 
 if TYPE_CHECKING:
-    from gate.chain.loader import Chain
+    from gate.chain.runner import Chain
     from gate.config import Settings
     from gate.worker.worker import Worker
 
@@ -90,8 +90,12 @@ async def _serve(settings: Settings, chain: Chain) -> None:
             )
             if not await or_stopped(wait_for_kafka(settings, bootstrap), stop):
                 return
-            serving = Worker(settings, bootstrap, chain, metrics)
-            await serving.run(stop)
+            await chain.start(connections=settings.max_in_flight, sync_threads=settings.sync_threads)
+            try:
+                serving = Worker(settings, bootstrap, chain, metrics)
+                await serving.run(stop)
+            finally:
+                await chain.aclose()
     logger.info("worker_stopped")
 
 
