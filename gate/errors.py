@@ -73,5 +73,6 @@ class AskTimeout(GateError):
         self.attempt_id = attempt_id
         self.timeout_s = timeout_s
         super().__init__(
-            f"no answer for attempt {attempt_id} within {timeout_s:g} s; the decision is unknown, ask again with the same attempt id"
+            f"no answer for attempt {attempt_id} within {timeout_s:g} s; "
+            "the decision is unknown, ask again with the same attempt id"
         )

@@ -43,7 +43,9 @@ class Effects:
         "user_metadata",
     )
 
-    def __init__(self, action: Action, outcome: Outcome, pool: HttpPool | None, threads: DaemonThreads | None, deadline_s: float) -> None:
+    def __init__(
+        self, action: Action, outcome: Outcome, pool: HttpPool | None, threads: DaemonThreads | None, deadline_s: float
+    ) -> None:
         self.action = action
         self.outcome = outcome  # of the whole chain; outbound and late calls are added there
         self.pool = pool

@@ -38,7 +38,9 @@ def load_chain(path: Path, *, secrets_dir: Path | None = None, environ: Mapping[
     try:
         manifest = read_manifest(path, text.decode())
     except UnicodeDecodeError:
-        raise ChainError([f"{path}:1: not UTF-8; a manifest is a TOML file, an action ends in {' or '.join(LANGUAGES)}"]) from None
+        raise ChainError(
+            [f"{path}:1: not UTF-8; a manifest is a TOML file, an action ends in {' or '.join(LANGUAGES)}"]
+        ) from None
 
     return _build(path, text, manifest.entries, manifest.timeout_s, manifest.problems, source)
 
@@ -51,7 +53,9 @@ def _read(path: Path) -> bytes:
         raise ChainError([f"{path}: the chain cannot be read: {error.strerror}; {mend}"]) from None
 
 
-def _build(path: Path, manifest: bytes, entries: Sequence[Entry], timeout_s: float, problems: Sequence[str], source: SecretSource) -> Chain:
+def _build(
+    path: Path, manifest: bytes, entries: Sequence[Entry], timeout_s: float, problems: Sequence[str], source: SecretSource
+) -> Chain:
     found = [*problems, *_shared_variables(path, entries)]
     digest = hashlib.sha256()
     _add(digest, path.name.encode() if manifest else b"", manifest)

@@ -123,7 +123,9 @@ class _Reader:
             self._problem(1, "no action; add [[action]] with name and file")
 
         if len(tables) > MAX_ACTIONS:
-            self._problem(self._lines.find(MAX_ACTIONS), f"{len(tables)} actions, more than {MAX_ACTIONS}; remove some or join them")
+            self._problem(
+                self._lines.find(MAX_ACTIONS), f"{len(tables)} actions, more than {MAX_ACTIONS}; remove some or join them"
+            )
 
         entries = [entry for index, table in enumerate(tables) if (entry := self._entry(index, table)) is not None]
         self._unique_names(entries)
@@ -143,7 +145,10 @@ class _Reader:
         name = table.get("name", Path(file).stem if isinstance(file, str) else "?")
 
         if not isinstance(name, str) or ("name" in table and not _NAME.fullmatch(name)):
-            self._problem(self._lines.find(index, "name"), "name must be 1 to 64 letters, digits, '-', '_' or '.', the first a letter or digit")
+            self._problem(
+                self._lines.find(index, "name"),
+                "name must be 1 to 64 letters, digits, '-', '_' or '.', the first a letter or digit",
+            )
 
         on_error = table.get("on_error", "deny")
 
@@ -188,11 +193,17 @@ class _Reader:
 
             for country in sorted(given["countries"]):
                 if not re.fullmatch(r"[A-Z]{2}", country):
-                    self._problem(self._lines.find(index, "when", "countries"), f"country {country!r} must be two letters, as in ISO 3166-1 alpha-2")
+                    self._problem(
+                        self._lines.find(index, "when", "countries"),
+                        f"country {country!r} must be two letters, as in ISO 3166-1 alpha-2",
+                    )
 
         for key, values in given.items():
             if not values:
-                self._problem(self._lines.find(index, "when", key), f"when.{key} is empty, so the action would never run; remove it or name some")
+                self._problem(
+                    self._lines.find(index, "when", key),
+                    f"when.{key} is empty, so the action would never run; remove it or name some",
+                )
 
         return When(**given)
 
@@ -205,14 +216,22 @@ class _Reader:
 
         for key, value in config.items():
             if not _plain(value):
-                self._problem(self._lines.find(index, "config", key), f"config.{key} must be plain: text, number, true, false, a list or a table of those")
+                self._problem(
+                    self._lines.find(index, "config", key),
+                    f"config.{key} must be plain: text, number, true, false, a list or a table of those",
+                )
 
         return config
 
     def _seconds(self, index: int | None, table: dict[str, Any], default: float) -> float:
         value = table.get("timeout_s", default)
 
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0 and ("timeout_s" not in table or math.isfinite(value)):
+        if (
+            isinstance(value, (int, float))
+            and not isinstance(value, bool)
+            and value > 0
+            and ("timeout_s" not in table or math.isfinite(value))
+        ):
             return float(value)
 
         self._problem(self._lines.find(index, "timeout_s"), "timeout_s must be a number of seconds above 0")
@@ -242,7 +261,10 @@ class _Reader:
 
         for entry in entries:
             if entry.name in first:
-                self._problem(entry.line, f"the name {entry.name} is taken by the action on line {first[entry.name]}; every action needs its own")
+                self._problem(
+                    entry.line,
+                    f"the name {entry.name} is taken by the action on line {first[entry.name]}; every action needs its own",
+                )
             else:
                 first[entry.name] = entry.line
 

@@ -163,14 +163,20 @@ def _detail(error: BaseException) -> str:
 
 def _nearly(module: ModuleType) -> str:
     """Name a function that was probably meant."""
-    near = [name for name, value in vars(module).items() if isinstance(value, FunctionType) and name.lower().replace("_", "") == ENTRY_POINT.replace("_", "")]
+    near = [
+        name
+        for name, value in vars(module).items()
+        if isinstance(value, FunctionType) and name.lower().replace("_", "") == ENTRY_POINT.replace("_", "")
+    ]
     return f" (there is {near[0]})" if near else ""
 
 
 def _takes_event_and_api(entry: FunctionType) -> bool:
     signature = inspect.signature(entry)
     positional = [
-        parameter for parameter in signature.parameters.values() if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        parameter
+        for parameter in signature.parameters.values()
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     ]
     wild = any(parameter.kind is parameter.VAR_POSITIONAL for parameter in signature.parameters.values())
     try:

@@ -61,7 +61,9 @@ class Run:
         return self.plain_event
 
 
-def settle(run: Run, action: Action, effects: Effects, error: BaseException | None, *, begun_s: float, ended_s: float, cut: bool = False) -> bool:
+def settle(
+    run: Run, action: Action, effects: Effects, error: BaseException | None, *, begun_s: float, ended_s: float, cut: bool = False
+) -> bool:
     """Take an action's effects into the outcome of its run; return whether the chain ends here.
 
     `error` is what the action raised, `cut` that it was stopped by its time limit. One that ended by itself but too late has timed
@@ -69,7 +71,11 @@ def settle(run: Run, action: Action, effects: Effects, error: BaseException | No
     """
     outcome = run.outcome
     trace = ActionTrace(
-        name=action.name, version=action.version, outcome=ActionOutcome.RAN, duration_ms=(ended_s - begun_s) * 1000, logs=effects.close()
+        name=action.name,
+        version=action.version,
+        outcome=ActionOutcome.RAN,
+        duration_ms=(ended_s - begun_s) * 1000,
+        logs=effects.close(),
     )
     outcome.trace.append(trace)
     own_limit_s = begun_s + action.timeout_s
@@ -324,7 +330,8 @@ class Chain:
 
     def _not_reached(self, outcome: Outcome, position: int) -> None:
         outcome.trace.extend(
-            ActionTrace(name=action.name, version=action.version, outcome=ActionOutcome.NOT_REACHED) for action in self.actions[position:]
+            ActionTrace(name=action.name, version=action.version, outcome=ActionOutcome.NOT_REACHED)
+            for action in self.actions[position:]
         )
 
 

@@ -55,7 +55,9 @@ class SecretSource:
             return _read(self.folder / name, "in the secrets folder")
 
         folder = "set GATE_SECRETS_DIR to a folder that holds it" if self.folder is None else f"put it into {self.folder / name}"
-        raise MissingSecret(f"secret {key} of action {action} is missing; set {name}, or {name}{FILE_SUFFIX} to a file, or {folder}")
+        raise MissingSecret(
+            f"secret {key} of action {action} is missing; set {name}, or {name}{FILE_SUFFIX} to a file, or {folder}"
+        )
 
 
 def _read(path: Path, where: str) -> str:

@@ -21,7 +21,9 @@ class _Job:
 
     __slots__ = ("call", "context", "done", "thread")
 
-    def __init__(self, call: Callable[[], object], context: Context, done: asyncio.Future[tuple[object, BaseException | None]]) -> None:
+    def __init__(
+        self, call: Callable[[], object], context: Context, done: asyncio.Future[tuple[object, BaseException | None]]
+    ) -> None:
         self.call = call
         self.context = context
         self.done = done
@@ -31,7 +33,9 @@ class _Job:
 class _Thread(threading.Thread):
     """Runs one job after the other until it is handed None or its job is abandoned."""
 
-    def __init__(self, number: int, loop: asyncio.AbstractEventLoop, report: Callable[[_Thread, _Job, object, BaseException | None], None]) -> None:
+    def __init__(
+        self, number: int, loop: asyncio.AbstractEventLoop, report: Callable[[_Thread, _Job, object, BaseException | None], None]
+    ) -> None:
         super().__init__(name=f"action-{number}", daemon=True)
         self.jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._loop = loop

@@ -130,7 +130,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka's 
         self._revoked: Callable[[], Awaitable[None]] = listener.on_revoked
         self._assigned: Callable[[Collection[int]], Awaitable[None]] = listener.on_assigned
 
-    async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
+    async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:  # noqa: ARG002 - aiokafka's signature
         await self._revoked()
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:

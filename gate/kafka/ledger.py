@@ -26,20 +26,23 @@ class KafkaLedger:
     A read is seek, resume, fetch, pause: 3-7 ms (protocol/README.md). Reads take turns.
     """
 
-    def __init__(self, options: Mapping[str, Any], *, topic: str, on_restart: Callable[[str], None]) -> None:
+    def __init__(
+        self, options: Mapping[str, Any], *, topic: str, count: Callable[[], int], on_restart: Callable[[str], None]
+    ) -> None:
         self._options = dict(options)
         self._topic = topic
         self._on_restart = on_restart
         self._producer = BatchProducer(options, on_restart=lambda: on_restart("ledger_producer"))
         self._reader: AIOKafkaConsumer | None = None
         self._turn = asyncio.Lock()
+        self._count = count  # how many partitions the topic has, 0 if it does not exist
         self.partitions = 0
 
     async def start(self) -> None:
-        """Connect and look up how many partitions the ledger has (0: the topic does not exist)."""
+        """Connect; raise LogUnavailable where no broker answers."""
         await self._producer.start()
-        async with self._turn:
-            await self._connect()
+        async with self._client():
+            pass
 
     async def stop(self) -> None:
         """Close the connections."""
@@ -82,7 +85,8 @@ class KafkaLedger:
         async with self._client() as reader:
             tp = TopicPartition(self._topic, partition)
             found = (await reader.offsets_for_times({tp: max(0, timestamp_ms)}))[tp]
-            return found.offset if found is not None else (await reader.end_offsets([tp]))[tp]
+            offset: int = found.offset if found is not None else (await reader.end_offsets([tp]))[tp]
+            return offset
 
     async def _bounds(self, reader: AIOKafkaConsumer, tp: TopicPartition) -> tuple[int, int]:
         return (await reader.beginning_offsets([tp]))[tp], (await reader.end_offsets([tp]))[tp]
@@ -114,7 +118,7 @@ class KafkaLedger:
         )
         try:
             await reader.start()
-            self.partitions = await _count(reader, self._topic)
+            self.partitions = self._count()
             tps = [TopicPartition(self._topic, number) for number in range(self.partitions)]
             reader.assign(tps)
             reader.pause(*tps)
@@ -127,10 +131,3 @@ class KafkaLedger:
         if self._reader is not None:
             reader, self._reader = self._reader, None
             await reader.stop()
-
-
-async def _count(consumer: AIOKafkaConsumer, topic: str) -> int:
-    """Return how many partitions a topic has, 0 if there is none of that name."""
-    if topic not in await consumer.topics():
-        return 0
-    return len(set(consumer.partitions_for_topic(topic) or ()))

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
@@ -17,6 +16,7 @@ from aiokafka.errors import (
     UnknownTopicOrPartitionError,
 )
 
+from gate import log as logs
 from gate.ledger.ports import Appended, LogForbidden, LogRejected, LogUnavailable
 from gate.model.wire import Message
 
@@ -27,12 +27,17 @@ _BUILDER_BYTES = 900 * 1024
 _REQUEST_TIMEOUT_S = 10.0
 _SEND_TIMEOUT_S = 15.0  # the append timer of protocol/README.md; longer than one request, shorter than two
 
-log = structlog.get_logger(__name__)
+log = logs.get(__name__)
 
 
 def size_bytes(message: Message) -> int:
     """Return about how much of a batch a record takes: value, key, headers and what surrounds them."""
-    return 40 + len(message.value or b"") + len(message.key or b"") + sum(len(name) + len(value) + 4 for name, value in message.headers)
+    return (
+        40
+        + len(message.value or b"")
+        + len(message.key or b"")
+        + sum(len(name) + len(value) + 4 for name, value in message.headers)
+    )
 
 
 class BatchProducer:
@@ -49,8 +54,11 @@ class BatchProducer:
         self._old: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Connect; raise KafkaError where no broker answers."""
-        self._client = await self._new_client()
+        """Connect; raise LogUnavailable where no broker answers."""
+        try:
+            self._client = await self._new_client()
+        except (KafkaError, OSError) as error:
+            raise LogUnavailable(str(error)) from error
 
     async def stop(self, *, within_s: float = 5.0) -> None:
         """Close the connections; what is still unsent after `within_s` is given up."""

@@ -22,7 +22,9 @@ class Entry:
 
     __slots__ = ("attempt_id", "attempt_ts", "digest", "later", "offset", "scope", "source", "value")
 
-    def __init__(self, offset: int, attempt_id: str, digest: bytes, source: str, attempt_ts: int, scope: Scope, value: bytes | None) -> None:
+    def __init__(
+        self, offset: int, attempt_id: str, digest: bytes, source: str, attempt_ts: int, scope: Scope, value: bytes | None
+    ) -> None:
         self.offset = offset
         self.attempt_id = attempt_id
         self.digest = digest

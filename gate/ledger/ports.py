@@ -23,7 +23,7 @@ class Slice(NamedTuple):
 
 
 class Appended(NamedTuple):
-    """An acknowledged batch: its records stand at base_offset, base_offset + 1, …"""
+    """An acknowledged batch: its records stand at base_offset, base_offset + 1 and so on."""
 
     base_offset: int
     timestamp_ms: int  # the broker's LogAppendTime

@@ -37,7 +37,9 @@ def _object(value: Any) -> Mapping[str, Any]:
 JsonObject = Annotated[Mapping[str, Any], PlainValidator(_object, json_schema_input_type=dict[str, Any])]
 """A free-form object, read-only; null and absent are empty."""
 
-_texts = core_schema.no_info_after_validator_function(ReadOnlyList, core_schema.list_schema(core_schema.str_schema(strict=True), strict=True))
+_texts = core_schema.no_info_after_validator_function(
+    ReadOnlyList, core_schema.list_schema(core_schema.str_schema(strict=True), strict=True)
+)
 
 Texts = Annotated[Sequence[str], GetPydanticSchema(lambda _source, _handler: _texts)]  # pydantic's own Sequence costs 2 µs more
 """A list of strings, read-only."""

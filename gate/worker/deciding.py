@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import orjson
 
-from gate.chain.loader import Chain
+from gate.chain.runner import Chain
 from gate.config import Settings
 from gate.errors import InvalidEvent
 from gate.ledger.digest import Digester

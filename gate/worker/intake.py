@@ -163,11 +163,15 @@ class Intake:
             await self.room_made(_KEEP_ALIVE_S)
             await self._consumer.keep_alive()
             return
-        ready = [] if self._full() else [
-            partition.number
-            for partition in self.partitions.values()
-            if partition.ready and not partition.held and partition.offsets.span < self._settings.max_span
-        ]
+        ready = (
+            []
+            if self._full()
+            else [
+                partition.number
+                for partition in self.partitions.values()
+                if partition.ready and not partition.held and partition.offsets.span < self._settings.max_span
+            ]
+        )
         preparing = any(partition.offsets.owned and not partition.ready for partition in self.partitions.values())
         wait_ms = _POLL_NOT_READY_MS if preparing else _POLL_MS
         if not ready:
@@ -310,7 +314,9 @@ class Intake:
         async with self._committing:
             consumer = self._consumer
             snapshot = {
-                number: commit for number, partition in self.partitions.items() if (commit := partition.offsets.committable()) is not None
+                number: commit
+                for number, partition in self.partitions.items()
+                if (commit := partition.offsets.committable()) is not None
             }
             if consumer is None or not snapshot:
                 return
@@ -328,4 +334,6 @@ class Intake:
             for number, partition in self.partitions.items():
                 if partition.offsets.owned:
                     end = consumer.known_end(number)
-                    self._recorder.lag(number, None if end is None else max(0, end - partition.offsets.committed), partition.offsets.span)
+                    self._recorder.lag(
+                        number, None if end is None else max(0, end - partition.offsets.committed), partition.offsets.span
+                    )

@@ -37,7 +37,7 @@ class OffsetTracker:
 
     def __repr__(self) -> str:
         state = "owned" if self.owned else "not owned"
-        return f"<OffsetTracker {state}, epoch {self.epoch}, base {self.base}, position {self.position}, {len(self._done)} done above base>"
+        return f"<OffsetTracker {state}, epoch {self.epoch}, base {self.base}, position {self.position}, {len(self._done)} done>"
 
     @property
     def span(self) -> int:

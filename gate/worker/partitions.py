@@ -123,7 +123,8 @@ class Partition:
         self._waiters: dict[str, list[Flight]] = {}
 
     def __repr__(self) -> str:
-        return f"<Partition {self.number} {'ready' if self.ready else 'not ready'}, {len(self.flying)} in flight, {self.offsets!r}, {self.table!r}>"
+        state = "ready" if self.ready else "not ready"
+        return f"<Partition {self.number} {state}, {len(self.flying)} in flight, {self.offsets!r}, {self.table!r}>"
 
     @property
     def wants_ledger(self) -> bool:
@@ -234,7 +235,7 @@ class Partition:
     # -- The ledger (rules 3 to 9) ----------------------------------------------------------------------------------------
 
     def acknowledged(self, base_offset: int, batch: Iterable[Append]) -> Work:
-        """Take in the acknowledgement of a batch of appends: its records stand at base_offset, base_offset + 1, …"""
+        """Take in the acknowledgement of a batch of appends: its records stand from base_offset on."""
         work = Work()
         try:
             for offset, append in enumerate(batch, base_offset):
@@ -262,7 +263,10 @@ class Partition:
         self._evict()
 
     def _resolve(self, attempt_id: str, find: Callable[[Flight], Answer | None], work: Work | None = None) -> Work:
-        """Answer the asks of an id that can be answered; where its leader ended without an answer for a waiter, that one leads."""
+        """Answer the asks of an id that can be answered.
+
+        Where the leader ended without an answer for a waiter, that one leads (rule 13).
+        """
         work = work or Work()
         leader = self._leaders.get(attempt_id)
         if leader is not None and self._answer(leader, find, work):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from gate import log as logs
-from gate.metrics import Metrics
-from gate.model.decision import Cause, Outcome
+from gate.metrics import Counter, Histogram, Metrics
+from gate.model.decision import Outcome
 from gate.worker.clock import BrokerClock
 from gate.worker.partitions import Flight
 from gate.worker.replies import Reason
@@ -15,14 +15,17 @@ log = logs.get(__name__)
 
 
 class Recorder:
-    """Turns what happens into metrics and log lines. A denied or failed attempt is one line; an approved one is at debug level."""
+    """Turns what happens into metrics and log lines.
+
+    A denied or failed attempt is one line; an approved one is at debug level.
+    """
 
     def __init__(self, metrics: Metrics, clock: BrokerClock) -> None:
         self.metrics = metrics
         self._clock = clock
-        self._decisions: dict[tuple[str, str, str], object] = {}
-        self._actions: dict[tuple[str, str], object] = {}
-        self._replies: dict[str, object] = {}
+        self._decisions: dict[tuple[str, str, str], Counter] = {}
+        self._actions: dict[tuple[str, str], Histogram] = {}
+        self._replies: dict[str, Counter] = {}
 
     def received(self, dropped: list[str]) -> None:
         """An attempt was delivered; `dropped` are the fields it must not carry."""
@@ -60,7 +63,14 @@ class Recorder:
             child = self._decisions[key] = self.metrics.decisions_total.labels(*key)
         child.inc()
         if denial is not None:
-            log.info("attempt_denied", attempt_id=flight.attempt_id, source=flight.source, cause=cause, reason=denial["reason"], action=action)
+            log.info(
+                "attempt_denied",
+                attempt_id=flight.attempt_id,
+                source=flight.source,
+                cause=cause,
+                reason=denial["reason"],
+                action=action,
+            )
         else:
             log.debug("attempt_approved", attempt_id=flight.attempt_id, source=flight.source)
 
@@ -130,7 +140,7 @@ class Recorder:
         self.metrics.commit_failures_total.inc()
 
     def lag(self, partition: int, lag: int | None, span: int) -> None:
-        """A partition is so far behind its end (None: not known yet) and its intake so far ahead of its oldest incomplete attempt."""
+        """A partition is so far behind its end (None: unknown yet), its intake so far ahead of its oldest incomplete attempt."""
         if lag is not None:
             self.metrics.partition_lag.labels(str(partition)).set(lag)
         self.metrics.partition_span.labels(str(partition)).set(span)

@@ -177,7 +177,9 @@ class LedgerScribe:
         async with self._preparing.setdefault(partition.number, asyncio.Lock()):
             while True:
                 try:
-                    oldest_ms = min((flight.timestamp_ms for flight in partition.flying.values()), default=int(self._clock.now_ms()))
+                    oldest_ms = min(
+                        (flight.timestamp_ms for flight in partition.flying.values()), default=int(self._clock.now_ms())
+                    )
                     await self._rebuild(partition, oldest_ms - CLOCK_ALLOWANCE_MS, keep_acked=False)
                     end = (await self._ledger.bounds(partition.number))[1]
                 except LogUnavailable as error:

@@ -142,7 +142,9 @@ class ReplySender:
                 count = self._partitions(self._dlq_topic)
                 if not count:
                     raise LogUnavailable(f"the topic {self._dlq_topic} does not exist")
-                await self._dead_letters.send(self._dlq_topic, partition_of(letter.key or flight.attempt_id.encode(), count), [letter])
+                await self._dead_letters.send(
+                    self._dlq_topic, partition_of(letter.key or flight.attempt_id.encode(), count), [letter]
+                )
                 break
             except LogRejected as error:
                 if max_bytes == 0:  # headers alone are too large: nothing more can be kept of it

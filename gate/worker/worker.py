@@ -13,7 +13,7 @@ from typing import Any, Final
 import orjson
 
 from gate import log as logs
-from gate.chain.loader import Chain
+from gate.chain.runner import Chain
 from gate.config import Settings
 from gate.errors import ConfigError, KafkaUnavailable
 from gate.kafka.connection import client_options
@@ -66,8 +66,13 @@ class Worker:
         self._intake: Intake | None = None
         self.in_flight = 0
         recorder = self._recorder
-        self._topics = TopicList(self._options)
-        self._ledger = KafkaLedger(self._options, topic=settings.decisions_topic, on_restart=recorder.restarted)
+        self._topics = TopicList(settings, bootstrap)
+        self._ledger = KafkaLedger(
+            self._options,
+            topic=settings.decisions_topic,
+            count=lambda: self._topics.partitions(settings.decisions_topic) or 0,
+            on_restart=recorder.restarted,
+        )
         self._replies = BatchProducer(self._options, on_restart=lambda: recorder.restarted("reply_producer"))
         self._dead_letters = BatchProducer(self._options, on_restart=lambda: recorder.restarted("dlq_producer"))
         self._scribe = LedgerScribe(
@@ -114,8 +119,9 @@ class Worker:
                 for client in (self._topics, self._ledger, self._replies, self._dead_letters):
                     await client.start()
             except LogUnavailable as error:
-                raise KafkaUnavailable(f"Kafka does not answer at start: {error}") from error
+                raise KafkaUnavailable(f"Kafka at {self._options['bootstrap_servers']} does not answer: {error}") from error
             self._check_topics()
+            await self._chain.start(connections=self._settings.max_in_flight, sync_threads=self._settings.sync_threads)
             # 2. take attempts until told to stop
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
@@ -135,6 +141,7 @@ class Worker:
                     task.cancel()
                 await intake.leave()
         finally:
+            await self._chain.aclose()
             await asyncio.gather(*(client.stop() for client in (self._ledger, self._replies, self._dead_letters, self._topics)))
 
     def _new_intake(self) -> Intake:
@@ -164,7 +171,7 @@ class Worker:
         attempts = self._topics.partitions(settings.attempts_topic)
         if not problems and attempts != self._ledger.partitions:
             problems = [
-                f"{settings.attempts_topic} has {attempts} partitions and {settings.decisions_topic} has {self._ledger.partitions}; "
+                f"{settings.attempts_topic} has {attempts} partitions and {settings.decisions_topic} {self._ledger.partitions}; "
                 "they must have the same number (`gate topics check`)"
             ]
         if problems:
@@ -185,7 +192,12 @@ class Worker:
             log.warning("stopped_with_attempts_in_flight", in_flight=left, note="they are delivered again to another worker")
 
     def _chains(self, intake: Intake) -> list[asyncio.Task[None]]:
-        return [flight.task for partition in intake.partitions.values() for flight in partition.flying.values() if flight.task is not None]
+        return [
+            flight.task
+            for partition in intake.partitions.values()
+            for flight in partition.flying.values()
+            if flight.task is not None
+        ]
 
     async def _keep_house(self, intake: Intake) -> None:
         metrics = self._recorder.metrics
@@ -265,7 +277,7 @@ class Worker:
         for flight in work.cancelled:
             if flight.task is not None:
                 flight.task.cancel()
-        for flight in work.dropped:
+        for _ in work.dropped:
             self._release()
         for flight in work.replies:
             self._resolved(flight)
@@ -330,7 +342,7 @@ class Worker:
             log.warning(
                 "miskeyed_attempt",
                 source=flight.source,
-                mend="key the record by gate-attempt-id and choose the partition by murmur2 (librdkafka: partitioner=murmur2_random)",
+                mend="key the record by gate-attempt-id, partitioned by murmur2 (librdkafka: partitioner=murmur2_random)",
             )
 
     def _in_place(self, key: bytes, partition: int) -> bool:
