@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING
 
@@ -38,16 +37,18 @@ def demo() -> None:
 
 
 async def _demo(out: Console) -> int:
+    import asyncio
+
     from gate.client import GateClient
-    from gate.config import Settings
-    from gate.tools.dev import everything_here, load_samples
+    from gate.config import Settings, packaged
+    from gate.tools.dev import everything_here, load_chain_here
     from gate.tools.user_service import UserService
 
     out.print("\n[bold]Registration gate:[/] may this person register, and with what metadata? Asked and answered over Kafka.\n")
     service = UserService()
     steps = Steps(out)
     try:
-        chain = load_samples(service)
+        chain = load_chain_here(packaged("actions"), service)
         steps.begin("Starting Apache Kafka, four topics and a worker")
         async with everything_here(Settings(http_port=0, log_level="error"), chain, progress=steps.note) as here:
             steps.done(f"Kafka at {here.bootstrap}, and a worker with {len(chain.actions)} actions")

@@ -39,16 +39,14 @@ def dev(
 
 
 async def _dev(settings: Settings, data_dir: Path | None) -> None:
-    from gate.chain.loader import load_chain
     from gate.cli.output import say
-    from gate.config import action_secrets
-    from gate.tools.dev import PREFERRED_PORT, everything_here, load_samples, sample_chain_or
+    from gate.tools.dev import PREFERRED_PORT, everything_here, load_chain_here, sample_chain_or
     from gate.tools.user_service import UserService
 
     path, samples = sample_chain_or(settings)
     service = UserService()
     try:
-        chain = load_samples(service) if samples else load_chain(path, secrets_dir=settings.secrets_dir, environ=action_secrets())
+        chain = load_chain_here(path, service, secrets_dir=settings.secrets_dir)
         say("starting Kafka")
         async with (
             service,

@@ -69,3 +69,17 @@ async def until_signal(work: Coroutine[Any, Any, T]) -> T | None:
         except asyncio.CancelledError:
             # Only the signal cancels it; whoever awaits us and is cancelled gets that at the next await.
             return None
+
+
+async def or_stopped(waiting: Coroutine[Any, Any, None], stop: asyncio.Event) -> bool:
+    """Await something unless the stop comes first, which cancels it; return whether it came to its end."""
+    task = asyncio.create_task(waiting, name="start")
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if task.done():
+        task.result()
+        return True
+    task.cancel()
+    await asyncio.wait({task})
+    return False

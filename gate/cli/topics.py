@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +11,7 @@ from gate.cli.options import KAFKA, Flags, Json, takes
 
 if TYPE_CHECKING:
     from gate.config import Settings
+    from gate.kafka.topics import Finding, TopicMade
 
 app = typer.Typer(help="Make the topics, and check that they keep the promises.", no_args_is_help=True)
 
@@ -31,10 +33,10 @@ def create(
     made = run(_create(flags.settings(), partitions=partitions, replication=replication))
 
     if json:
-        print_json({"created": made})
+        print_json({"created": [asdict(topic) for topic in made]})
     elif made:
-        for name in made:
-            print(f"created {name}")
+        for topic in made:
+            print(f"created {topic.name} ({topic.partitions} partitions, replication {topic.replication})")
     else:
         print("nothing to do: all topics are there")
 
@@ -46,10 +48,10 @@ def check(flags: Flags, json: Json = False) -> None:
     from gate.cli.output import print_json
     from gate.cli.running import run
 
-    findings = [str(finding) for finding in run(check_topics_of(flags.settings()))]
+    findings = run(check_topics_of(flags.settings()))
 
     if json:
-        print_json({"findings": findings})
+        print_json({"findings": [asdict(finding) for finding in findings]})
     else:
         for finding in findings:
             print(finding)
@@ -59,17 +61,17 @@ def check(flags: Flags, json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-async def _create(settings: Settings, *, partitions: int, replication: int) -> list[str]:
+async def _create(settings: Settings, *, partitions: int, replication: int) -> list[TopicMade]:
     from gate.kafka.topics import create_topics
 
     return await create_topics(settings, await reached(settings), partitions=partitions, replication=replication)
 
 
-async def check_topics_of(settings: Settings) -> list[Any]:
+async def check_topics_of(settings: Settings) -> list[Finding]:
     """Return the findings of the topics' check."""
     from gate.kafka.topics import check_topics
 
-    return list(await check_topics(settings, await reached(settings)))
+    return await check_topics(settings, await reached(settings))
 
 
 async def reached(settings: Settings) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gate.cli.options import WORKER, Flags, takes
 
 if TYPE_CHECKING:
-    from gate.chain.loader import Chain
+    from gate.chain.runner import Chain
     from gate.config import Settings
     from gate.worker.worker import Worker
 
@@ -63,7 +62,7 @@ class _Starting:
 
 async def _serve(settings: Settings, chain: Chain) -> None:
     from gate import log
-    from gate.cli.running import stop_on_signals
+    from gate.cli.running import or_stopped, stop_on_signals
     from gate.kafka.connection import resolve_bootstrap, wait_for_kafka
     from gate.metrics import Metrics
     from gate.worker.health import HttpPort
@@ -89,25 +88,15 @@ async def _serve(settings: Settings, chain: Chain) -> None:
                 group=settings.group_id,
                 mode=settings.mode,
             )
-            if not await _or_stopped(wait_for_kafka(settings, bootstrap), stop):
+            if not await or_stopped(wait_for_kafka(settings, bootstrap), stop):
                 return
-            serving = Worker(settings, bootstrap, chain, metrics)
-            await serving.run(stop)
+            await chain.start(connections=settings.max_in_flight, sync_threads=settings.sync_threads)
+            try:
+                serving = Worker(settings, bootstrap, chain, metrics)
+                await serving.run(stop)
+            finally:
+                await chain.aclose()
     logger.info("worker_stopped")
-
-
-async def _or_stopped(waiting: object, stop: asyncio.Event) -> bool:
-    """Await something unless the stop comes first; return whether it came to its end."""
-    task = asyncio.ensure_future(waiting)  # type: ignore[call-overload] # a coroutine
-    stopping = asyncio.create_task(stop.wait(), name="stop")
-    await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if task.done():
-        task.result()
-        return True
-    task.cancel()
-    await asyncio.wait({task})
-    return False
 
 
 def _version() -> str:

@@ -13,19 +13,17 @@ from typing import Final
 
 import orjson
 
-from gate.chain.loader import Chain, load_chain
+from gate.chain.loader import load_chain
+from gate.chain.runner import Chain
 from gate.config import DEFAULT_CHAIN, Settings, action_secrets, packaged
 from gate.errors import ConfigError, EmbeddedBrokerError, KafkaUnavailable
+from gate.kafka.connection import DEV_FILE
 from gate.kafka.embedded import EmbeddedKafka
 from gate.kafka.topics import create_topics
 from gate.metrics import Metrics
 from gate.tools.user_service import UserService
 from gate.worker.health import HttpPort, Status
 from gate.worker.worker import Worker
-
-FOLDER: Final = Path(".gate")
-DEV_FILE: Final = FOLDER / "dev.json"
-"""Where other commands find the broker of a running `gate dev` (DESIGN.md section 4)."""
 
 PREFERRED_PORT: Final = 9092
 PARTITIONS: Final = 4
@@ -73,11 +71,9 @@ def sample_chain_or(settings: Settings) -> tuple[Path, bool]:
     return packaged("actions") / "chain.toml", True
 
 
-def load_samples(service: UserService) -> Chain:
-    """Return the packaged sample chain, with `service` as the other system that it asks."""
-    return load_chain(
-        packaged("actions") / "chain.toml", secrets_dir=None, environ={SAMPLE_SECRET: service.url, **action_secrets()}
-    )
+def load_chain_here(path: Path, service: UserService, *, secrets_dir: Path | None = None) -> Chain:
+    """Return a chain whose copy of the sample that asks another system finds `service`, unless its secret is set."""
+    return load_chain(path, secrets_dir=secrets_dir, environ={SAMPLE_SECRET: service.url, **action_secrets()})
 
 
 @asynccontextmanager
@@ -114,7 +110,9 @@ async def everything_here(
         local = settings.model_copy(update={"bootstrap_servers": broker.bootstrap, "security_protocol": "PLAINTEXT"})
         await create_topics(local, broker.bootstrap, partitions=PARTITIONS, replication=1)
 
-        # 4. the worker
+        # 4. the chain and the worker
+        await chain.start(connections=settings.max_in_flight, sync_threads=settings.sync_threads)
+        stack.push_async_callback(chain.aclose)
         worker = Worker(local, broker.bootstrap, chain, metrics)
         stop = asyncio.Event()
         serving = asyncio.create_task(worker.run(stop), name="worker")
@@ -168,16 +166,16 @@ def refuse_second() -> None:
 
 def _write_dev_file(bootstrap: str, http_port: int) -> Callable[[], None]:
     """Write the file; return what removes it, and its folder if nothing else is in there."""
-    ignore = FOLDER / ".gitignore"
-    FOLDER.mkdir(exist_ok=True)
+    ignore = DEV_FILE.parent / ".gitignore"
+    DEV_FILE.parent.mkdir(exist_ok=True)
     if not ignore.exists():
         ignore.write_text("*\n")
     DEV_FILE.write_bytes(orjson.dumps({"bootstrap": bootstrap, "pid": os.getpid(), "http_port": http_port}))
 
     def remove() -> None:
         DEV_FILE.unlink(missing_ok=True)
-        if set(FOLDER.iterdir()) <= {ignore}:
+        if set(DEV_FILE.parent.iterdir()) <= {ignore}:
             ignore.unlink(missing_ok=True)
-            FOLDER.rmdir()
+            DEV_FILE.parent.rmdir()
 
     return remove
