@@ -280,7 +280,6 @@ class Intake:
         log.info("assigned", partitions=sorted(positions))
 
     def _prepare(self, partition: Partition) -> None:
-        partition.ready = False
         self._spawn(self._scribe.prepare(partition, lambda: self._since(partition)), name=f"prepare {partition.number}")
 
     async def _since(self, partition: Partition) -> float:

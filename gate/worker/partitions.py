@@ -115,7 +115,7 @@ class Partition:
         self.table = LedgerTable(window_ms=window_ms, bodies_max=bodies_max)
         self.covered = False  # the table is the fold of something
         self.ready = False  # owned, and the table reaches `target`
-        self.target = 0
+        self.target: int | None = None  # None: not known yet for this assignment
         self.held: deque[Any] = deque()  # records delivered before the partition was ready
         self._window_ms = window_ms
         self.flying: dict[int, Flight] = {}
@@ -129,20 +129,20 @@ class Partition:
     @property
     def wants_ledger(self) -> bool:
         """Whether the ledger must be read: to become ready, or up to an acknowledged record of ours (rules 8, 20)."""
-        return self.covered and ((self.offsets.owned and self.table.next < self.target) or bool(self.table.acked))
+        behind = self.offsets.owned and self.target is not None and self.table.next < self.target
+        return self.covered and (behind or bool(self.table.acked))
 
     # -- Assignment (rules 18 to 22) --------------------------------------------------------------------------------------
 
     def pause(self) -> None:
         """Stop taking: a rebalance begins."""
-        self.ready = False
+        self._stop_taking()
         self.held.clear()
 
     def assign(self, position: int) -> None:
         """Begin an assignment at the committed offset; not ready until `cover` and the reads after it say so."""
         self.offsets.assign(position)
-        self.ready = False
-        self.held.clear()
+        self.pause()
 
     def keeps_table(self, since_ms: int) -> bool:
         """Whether the table serves an intake that begins with an attempt of that time (rule 19)."""
@@ -166,8 +166,7 @@ class Partition:
     def lose(self) -> Work:
         """End an assignment that was not renewed: what runs is cancelled and deregistered, what is published goes on."""
         self.offsets.revoke()
-        self.ready = False
-        self.held.clear()
+        self.pause()
         work = Work()
         for flight in list(self.flying.values()):
             leader = self._leaders.get(flight.attempt_id)
@@ -180,8 +179,12 @@ class Partition:
             work.dropped.append(flight)
         return work
 
+    def _stop_taking(self) -> None:
+        self.ready = False
+        self.target = None  # an acknowledgement that arrives before `aim` must not make it ready again
+
     def _become_ready(self) -> None:
-        if self.offsets.owned and self.covered and self.table.next >= self.target:
+        if self.offsets.owned and self.covered and self.target is not None and self.table.next >= self.target:
             self.ready = True
 
     # -- Taking an ask (rules 10 to 13) -----------------------------------------------------------------------------------
@@ -189,6 +192,7 @@ class Partition:
     def take(self, flight: Flight) -> Step:
         """Take one ask in; the partition must be ready."""
         if not self.table.covers(flight.timestamp_ms, CLOCK_ALLOWANCE_MS):
+            self._stop_taking()
             return Step.EXTEND
         if not self.offsets.receive(flight.offset, flight.timestamp_ms) or flight.offset in self.flying:
             return Step.SKIP  # a redelivered ask in flight is adopted: it is received in this epoch now and completes in it
