@@ -145,7 +145,7 @@ class Partition:
         self.pause()
 
     def keeps_table(self, since_ms: int) -> bool:
-        """Whether the table serves an intake that begins with an attempt of that time (rule 19)."""
+        """Whether the table has all that may answer an attempt of that time (rules 11, 19)."""
         return self.covered and self.table.covers(since_ms, CLOCK_ALLOWANCE_MS) and self.table.remembers(since_ms)
 
     def read_back_from(self, since_ms: int, now_ms: int) -> int:
@@ -191,7 +191,8 @@ class Partition:
 
     def take(self, flight: Flight) -> Step:
         """Take one ask in; the partition must be ready."""
-        if not self.table.covers(flight.timestamp_ms, CLOCK_ALLOWANCE_MS):
+        if not self.keeps_table(flight.timestamp_ms):
+            self.offsets.expect(flight.timestamp_ms)
             self._stop_taking()
             return Step.EXTEND
         if not self.offsets.receive(flight.offset, flight.timestamp_ms) or flight.offset in self.flying:
@@ -315,5 +316,7 @@ class Partition:
                 del self._waiters[flight.attempt_id]
 
     def _evict(self) -> None:
+        # the next attempts may be stamped by a broker whose clock is behind: without the allowance each would be an EXTEND
         if self.offsets.owned:
-            self.table.evict(self.offsets.committed_ms - self._window_ms, self.offsets.committed)
+            before_ms = self.offsets.committed_ms - self._window_ms - CLOCK_ALLOWANCE_MS
+            self.table.evict(before_ms, self.offsets.committed)
