@@ -157,6 +157,7 @@ class Partition:
         self.table.restart(offset, from_ts=NEVER if at_start else from_ms, keep_acked=keep_acked)
         self.covered = True
         self.ready = False
+        self._become_ready()
 
     def aim(self, end: int) -> None:
         """Set what must be read before anything is taken (rule 20)."""
