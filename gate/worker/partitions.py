@@ -248,7 +248,7 @@ class Partition:
                 for entry in self.table.acknowledge(append.at(offset)):
                     self._folded(entry, work)
         except Rewound:
-            work.rewound = True
+            return self.rewound(work)
         self._become_ready()
         return work
 
@@ -259,8 +259,17 @@ class Partition:
             for entry in self.table.read(part.entries, part.next_offset):
                 self._folded(entry, work)
         except Rewound:
-            work.rewound = True
+            return self.rewound(work)
         self._become_ready()
+        return work
+
+    def rewound(self, work: Work | None = None) -> Work:
+        """Drop a table that is not the fold of the ledger any more: nothing is answered until it is built anew (rule 7)."""
+        self.table.restart(0, from_ts=NEVER)
+        self.covered = False
+        self._stop_taking()
+        work = work or Work()
+        work.rewound = True
         return work
 
     def _folded(self, entry: Entry, work: Work) -> None:

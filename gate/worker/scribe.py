@@ -129,7 +129,7 @@ class LedgerScribe:
                 if part.start > offset:  # retention took what we wanted: the table begins where the log does (rule 9)
                     partition.rebuild(part.start, from_ms=0, at_start=True, keep_acked=True)
                 elif part.end < offset:
-                    self._apply(partition, Work(rewound=True))
+                    self._apply(partition, partition.rewound())
                     return
                 else:
                     work = partition.read(part)
@@ -166,7 +166,7 @@ class LedgerScribe:
                 if not ours():
                     return
                 if end < seen:
-                    self._apply(partition, Work(rewound=True))
+                    self._apply(partition, partition.rewound())
                 else:
                     partition.aim(end)
                     self.follow(partition)
