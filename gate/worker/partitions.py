@@ -164,6 +164,15 @@ class Partition:
         self.target = end
         self._become_ready()
 
+    def aims_beyond(self, end: int) -> bool:
+        """Whether more is to be read before anything is taken than a ledger that ends there holds."""
+        return self.target is not None and self.target > end
+
+    def lower_aim(self, end: int) -> None:
+        """Take back a target that the ledger does not reach any more."""
+        if self.aims_beyond(end):
+            self.aim(end)
+
     def lose(self) -> Work:
         """End an assignment that was not renewed: what runs is cancelled and deregistered, what is published goes on."""
         self.offsets.revoke()

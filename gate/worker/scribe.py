@@ -120,6 +120,9 @@ class LedgerScribe:
                 offset = partition.table.next
                 try:
                     part = await self._ledger.read(partition.number, offset)
+                    if part.next_offset == offset and partition.aims_beyond(part.end):
+                        # nothing there: is what was to be read still to come, or lost?
+                        partition.lower_aim((await self._ledger.bounds(partition.number))[1])
                 except LogUnavailable as error:
                     log.warning("ledger_not_read", partition=partition.number, error=str(error))
                     await asyncio.sleep(_RETRY_S)
