@@ -80,6 +80,13 @@ class Append:
     message: Message
     flight: Flight
 
+    @property
+    def is_needed(self) -> bool:
+        """Whether its ask still waits for it: not dropped, not answered but by what was assumed, nothing decided in its place."""
+        flight = self.flight
+        assumed = flight.answer is not None and flight.answer.entry.offset < 0
+        return flight.append is self and (flight.stage is Stage.APPEND or assumed)
+
     def at(self, offset: int) -> Entry:
         """Return the record as it stands in the ledger."""
         return Entry(offset, *self.headers, self.message.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -11,7 +12,7 @@ from gate import log as logs
 from gate.ledger.ports import Log, LogRejected, LogUnavailable
 from gate.worker.batches import SelfClocked, Spawn
 from gate.worker.clock import BrokerClock
-from gate.worker.partitions import CLOCK_ALLOWANCE_MS, Append, Partition, Stage, Work
+from gate.worker.partitions import CLOCK_ALLOWANCE_MS, Append, Partition, Work
 from gate.worker.recorder import Recorder
 
 _APPEND_TIMER_S: Final = 15.0  # protocol/README.md, good values
@@ -59,7 +60,7 @@ class LedgerScribe:
     def append(self, partition: Partition, append: Append) -> None:
         """Send a decision to the ledger; its partition learns of the acknowledgement."""
         self._partitions[partition.number] = partition
-        append.flight.appended_at = time.monotonic()
+        append.flight.appended_at = math.inf  # its timer starts with the acknowledgement: until then it is tried anyway
         self._batches.add(partition.number, append)
 
     def append_again(self, partition: Partition, *, older_than_s: float = 0.0) -> None:
@@ -86,9 +87,11 @@ class LedgerScribe:
             self.trouble = str(error)
             await asyncio.sleep(min(_RETRY_MAX_S, max(_RETRY_S, (time.monotonic() - started) / 2)))
             for append in batch:
-                if append.flight.stage is Stage.APPEND and append.flight.append is append:
+                if append.is_needed:
                     self.append(partition, append)
         else:
+            for append in batch:
+                append.flight.appended_at = time.monotonic()
             if self.trouble is not None:
                 log.info("ledger_available", partition=number)
                 self.trouble = None
