@@ -855,8 +855,9 @@ def test_at_least_once_answers_everything_and_writes_the_ledger_too() -> None:
         world.walk(250)
         for number, asks in enumerate(world.asks):
             decided = {entry.attempt_id for entry in world.entries(number, 0, world.hw[number])}
-            # a crash between reply and append may lose a decision; without one the ledger has them all
-            assert {ask.id for ask in asks} == decided or any("crashes" in line for line in world.trace), f"seed {seed}"
+            answered = {ask.id for ask in asks if not ask.large}
+            # a crash between reply and append may lose a decision; without one the ledger has all that it can take
+            assert answered <= decided or any("crashes" in line for line in world.trace), f"seed {seed}"
 
 
 def outside(pick: Callable[[int], int]) -> World:
