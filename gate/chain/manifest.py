@@ -9,18 +9,16 @@ import difflib
 import math
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from gate.chain.action import When
+from gate.chain.action import DEFAULT_TIMEOUT_S, When
 
 MANIFEST: Final = "chain.toml"
 MAX_ACTIONS: Final = 20
 """Per chain (AUTH0.md 1.4)."""
-DEFAULT_TIMEOUT_S: Final = 20.0
-"""Limit of a chain whose manifest names none (AUTH0.md 1.4)."""
 
 _CHAIN_KEYS = ("timeout_s", "action")
 _ACTION_KEYS = ("name", "file", "timeout_s", "on_error", "secrets", "when", "config")
@@ -47,9 +45,9 @@ class Entry:
 class Manifest:
     """A manifest, checked; `problems` has those that were found, and what they concern is left out of the rest."""
 
-    entries: tuple[Entry, ...]
-    timeout_s: float
-    problems: tuple[str, ...]
+    entries: tuple[Entry, ...] = ()
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    problems: tuple[str, ...] = ()
 
 
 def read_manifest(path: Path, text: str) -> Manifest:
@@ -60,7 +58,7 @@ def read_manifest(path: Path, text: str) -> Manifest:
         at = re.search(r"\(at line (\d+), column \d+\)|\(at end of document\)", str(error))
         line = int(at[1]) if at and at[1] else len(text.splitlines()) or 1
         problem = str(error)[: at.start()].strip() if at else str(error)
-        return Manifest(entries=(), timeout_s=DEFAULT_TIMEOUT_S, problems=(f"{path}:{line}: not TOML: {problem}",))
+        return Manifest(problems=(f"{path}:{line}: not TOML: {problem}",))
 
     reader = _Reader(path, _Lines(text))
     return reader.read(document)
@@ -123,7 +121,9 @@ class _Reader:
             self._problem(1, "no action; add [[action]] with name and file")
 
         if len(tables) > MAX_ACTIONS:
-            self._problem(self._lines.find(MAX_ACTIONS), f"{len(tables)} actions, more than {MAX_ACTIONS}; remove some or join them")
+            self._problem(
+                self._lines.find(MAX_ACTIONS), f"{len(tables)} actions, more than {MAX_ACTIONS}; remove some or join them"
+            )
 
         entries = [entry for index, table in enumerate(tables) if (entry := self._entry(index, table)) is not None]
         self._unique_names(entries)
@@ -143,7 +143,10 @@ class _Reader:
         name = table.get("name", Path(file).stem if isinstance(file, str) else "?")
 
         if not isinstance(name, str) or ("name" in table and not _NAME.fullmatch(name)):
-            self._problem(self._lines.find(index, "name"), "name must be 1 to 64 letters, digits, '-', '_' or '.', the first a letter or digit")
+            self._problem(
+                self._lines.find(index, "name"),
+                "name must be 1 to 64 letters, digits, '-', '_' or '.', the first a letter or digit",
+            )
 
         on_error = table.get("on_error", "deny")
 
@@ -188,11 +191,17 @@ class _Reader:
 
             for country in sorted(given["countries"]):
                 if not re.fullmatch(r"[A-Z]{2}", country):
-                    self._problem(self._lines.find(index, "when", "countries"), f"country {country!r} must be two letters, as in ISO 3166-1 alpha-2")
+                    self._problem(
+                        self._lines.find(index, "when", "countries"),
+                        f"country {country!r} must be two letters, as in ISO 3166-1 alpha-2",
+                    )
 
         for key, values in given.items():
             if not values:
-                self._problem(self._lines.find(index, "when", key), f"when.{key} is empty, so the action would never run; remove it or name some")
+                self._problem(
+                    self._lines.find(index, "when", key),
+                    f"when.{key} is empty, so the action would never run; remove it or name some",
+                )
 
         return When(**given)
 
@@ -205,14 +214,22 @@ class _Reader:
 
         for key, value in config.items():
             if not _plain(value):
-                self._problem(self._lines.find(index, "config", key), f"config.{key} must be plain: text, number, true, false, a list or a table of those")
+                self._problem(
+                    self._lines.find(index, "config", key),
+                    f"config.{key} must be plain: text, number, true, false, a list or a table of those",
+                )
 
         return config
 
     def _seconds(self, index: int | None, table: dict[str, Any], default: float) -> float:
         value = table.get("timeout_s", default)
 
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0 and ("timeout_s" not in table or math.isfinite(value)):
+        if (
+            isinstance(value, (int, float))
+            and not isinstance(value, bool)
+            and value > 0
+            and ("timeout_s" not in table or math.isfinite(value))
+        ):
             return float(value)
 
         self._problem(self._lines.find(index, "timeout_s"), "timeout_s must be a number of seconds above 0")
@@ -242,7 +259,10 @@ class _Reader:
 
         for entry in entries:
             if entry.name in first:
-                self._problem(entry.line, f"the name {entry.name} is taken by the action on line {first[entry.name]}; every action needs its own")
+                self._problem(
+                    entry.line,
+                    f"the name {entry.name} is taken by the action on line {first[entry.name]}; every action needs its own",
+                )
             else:
                 first[entry.name] = entry.line
 

@@ -1,8 +1,8 @@
 """Daemon threads for plain `def` actions, replaceable when one does not come back.
 
 `concurrent.futures` joins its threads at exit and cannot lose one; an action may block for ever, so ours are daemons, and
-one whose action overran is abandoned and another takes its place (DESIGN.md section 3). All bookkeeping happens on the event loop;
-a thread only runs jobs and reports.
+one whose action overran is abandoned and another takes its place (DESIGN.md section 3). All bookkeeping happens on the
+event loop; a thread only runs jobs and reports.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ class _Job:
 
     __slots__ = ("call", "context", "done", "thread")
 
-    def __init__(self, call: Callable[[], object], context: Context, done: asyncio.Future[tuple[object, BaseException | None]]) -> None:
+    def __init__(
+        self, call: Callable[[], object], context: Context, done: asyncio.Future[tuple[object, BaseException | None]]
+    ) -> None:
         self.call = call
         self.context = context
         self.done = done
@@ -31,7 +33,9 @@ class _Job:
 class _Thread(threading.Thread):
     """Runs one job after the other until it is handed None or its job is abandoned."""
 
-    def __init__(self, number: int, loop: asyncio.AbstractEventLoop, report: Callable[[_Thread, _Job, object, BaseException | None], None]) -> None:
+    def __init__(
+        self, number: int, loop: asyncio.AbstractEventLoop, report: Callable[[_Thread, _Job, object, BaseException | None], None]
+    ) -> None:
         super().__init__(name=f"action-{number}", daemon=True)
         self.jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._loop = loop
@@ -65,7 +69,8 @@ class DaemonThreads:
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<DaemonThreads {self._serving - len(self._idle)} busy, {len(self._idle)} idle, {len(self._waiting)} waiting, {self.abandoned} abandoned>"
+        idle, waiting = len(self._idle), len(self._waiting)
+        return f"<DaemonThreads {self._serving - idle} busy, {idle} idle, {waiting} waiting, {self.abandoned} abandoned>"
 
     async def call(self, function: Callable[..., object], *arguments: object) -> object:
         """Run a function in a thread, in a copy of this context; a cancelled caller abandons the thread."""

@@ -17,6 +17,9 @@ from pydantic_core import PydanticCustomError, core_schema
 from gate.errors import InvalidEvent
 from gate.model.readonly import EMPTY, NO_SECRETS, NO_TEXTS, READ_ONLY, ReadOnlyList, Secrets, freeze, freeze_object
 
+DATABASE: Final = "auth0"
+"""Strategy of database connections."""
+
 PASSWORDLESS: Final = frozenset({"email", "sms"})
 """Strategies of passwordless connections; every other one counts as a database (DESIGN.md section 2)."""
 
@@ -37,7 +40,9 @@ def _object(value: Any) -> Mapping[str, Any]:
 JsonObject = Annotated[Mapping[str, Any], PlainValidator(_object, json_schema_input_type=dict[str, Any])]
 """A free-form object, read-only; null and absent are empty."""
 
-_texts = core_schema.no_info_after_validator_function(ReadOnlyList, core_schema.list_schema(core_schema.str_schema(strict=True), strict=True))
+_texts = core_schema.no_info_after_validator_function(
+    ReadOnlyList, core_schema.list_schema(core_schema.str_schema(strict=True), strict=True)
+)
 
 Texts = Annotated[Sequence[str], GetPydanticSchema(lambda _source, _handler: _texts)]  # pydantic's own Sequence costs 2 µs more
 """A list of strings, read-only."""
@@ -90,7 +95,7 @@ class EventPart(BaseModel):
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return the value of a key by its JSON name, or `default` where the key is unknown or its value None."""
-        value = self[name] if name in self else default
+        value = self[name] if name in self else None  # noqa: SIM401 - this is get()
         return default if value is None else value
 
 
@@ -372,7 +377,7 @@ class Event(EventPart):
 
         `secrets` and `config` must be read-only already; nothing is validated again.
         """
-        seen = _new(Event)
+        seen: Event = _new(Event)
         fields = self.__dict__.copy()
         fields["secrets"] = secrets
         fields["config"] = config

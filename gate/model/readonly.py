@@ -12,7 +12,9 @@ from typing import Any, Final, NoReturn
 MAX_DEPTH: Final = 100
 """Levels of nesting in free-form parts of an event and in metadata; orjson writes 254 and Python recurses 1000."""
 
-READ_ONLY: Final = "the event is read-only: no action changes what the next one sees; copy the value, or use api.user.set_user_metadata()"
+READ_ONLY: Final = (
+    "the event is read-only: no action changes what the next one sees; copy the value, or use api.user.set_user_metadata()"
+)
 
 
 def refuse(*_: object, **__: object) -> NoReturn:
