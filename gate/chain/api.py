@@ -109,7 +109,8 @@ class UserChanges:
     def set_user_metadata(self, key: str, value: Any) -> Api:
         """Set a key of the metadata that the user may change; None removes it.
 
-        `value` is any JSON value, taken as it is now. The last write to a key wins, across all actions; nested objects are replaced whole.
+        `value` is any JSON value, taken as it is now. The last write to a key wins, across all actions; nested objects are
+        replaced whole.
         """
         effects = self._effects
 

@@ -174,6 +174,11 @@ class Chain:
         """Threads given up because a plain `def` action overran in them."""
         return 0 if self._resources is None else self._resources.threads.abandoned
 
+    @property
+    def started(self) -> bool:
+        """Whether actions that wait can run."""
+        return self._resources is not None
+
     async def start(self, *, connections: int = MAX_CONNECTIONS, sync_threads: int = SYNC_THREADS) -> None:
         """Open the HTTP pool and the threads for plain `def` actions; capture what actions print.
 

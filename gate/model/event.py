@@ -368,9 +368,13 @@ class Event(EventPart):
     def from_document(cls, document: Mapping[str, Any]) -> Event:
         """Read the JSON object of an attempt; raises InvalidEvent with the JSON path of the first fault."""
         try:
-            return _validate(document)
+            event: Event = _validate(document)
         except ValidationError as error:
             raise _invalid(error) from None
+        except RecursionError:  # of a dict that was not read from JSON
+            raise InvalidEvent("$", "is nested too deeply") from None
+
+        return event
 
     def seen_by(self, *, secrets: Mapping[str, str], config: Mapping[str, Any], attempt_id: str) -> Event:
         """Return this event as one action sees it: a shallow copy, for what it holds cannot be changed.
