@@ -1,13 +1,13 @@
 """Every error the gate raises on purpose.
 
-    GateError
-    ├── ConfigError            settings or chain are wrong; all problems in one error       exit 2
-    │   └── ChainError         a chain manifest or an action cannot be loaded
-    ├── InputError             a file named on the command line cannot be read              exit 2
-    ├── InvalidEvent           the value of an attempt is not a readable event
-    ├── KafkaUnavailable       no broker answers at the address                             exit 3
-    │   └── EmbeddedBrokerError  the broker we start ourselves does not come up
-    └── AskTimeout             no reply came in time; the decision is unknown, not denied    exit 4
+GateError
+├── ConfigError            settings or chain are wrong; all problems in one error       exit 2
+│   └── ChainError         a chain manifest or an action cannot be loaded
+├── InputError             a file named on the command line cannot be read              exit 2
+├── InvalidEvent           the value of an attempt is not a readable event
+├── KafkaUnavailable       no broker answers at the address                             exit 3
+│   └── EmbeddedBrokerError  the broker we start ourselves does not come up
+└── AskTimeout             no reply came in time; the decision is unknown, not denied    exit 4
 """
 
 from __future__ import annotations
@@ -73,5 +73,6 @@ class AskTimeout(GateError):
         self.attempt_id = attempt_id
         self.timeout_s = timeout_s
         super().__init__(
-            f"no answer for attempt {attempt_id} within {timeout_s:g} s; the decision is unknown, ask again with the same attempt id"
+            f"no answer for attempt {attempt_id} within {timeout_s:g} s; "
+            "the decision is unknown, ask again with the same attempt id"
         )

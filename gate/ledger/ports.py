@@ -9,20 +9,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from gate.ledger.table import Entry
+from gate.ledger.answer import Entry
 from gate.model.wire import Message
 
 
 class Slice(NamedTuple):
     """What one read returned."""
 
-    entries: list[tuple[int, Entry]]  # offset and record, ascending; what is not a ledger record is left out
-    next_offset: int  # where to read on; above the last entry's offset + 1 where the log skips
-    start: int  # the log's first offset now: above the offset asked for, records were lost to retention
+    entries: list[Entry]  # ascending by offset; what is not a ledger record is left out
+    next_offset: int  # where to read on; beyond the last entry where the log skips
+    start: int  # the log's first offset: where it is above the offset asked for, nothing was read
+    end: int  # the high watermark: where it is below the offset asked for, nothing was read
 
 
 class Appended(NamedTuple):
-    """An acknowledged batch: its records stand at base_offset, base_offset + 1, …"""
+    """An acknowledged batch: its records stand at base_offset, base_offset + 1 and so on."""
 
     base_offset: int
     timestamp_ms: int  # the broker's LogAppendTime
@@ -34,6 +35,10 @@ class LogRejected(Exception):
 
 class LogUnavailable(Exception):
     """The outcome is unknown: the batch may have been written, or be written later."""
+
+
+class LogForbidden(LogUnavailable):
+    """The broker refuses us the topic; this lasts until somebody grants the right."""
 
 
 class Log(Protocol):

@@ -28,6 +28,7 @@ TRACEPARENT: Final = "traceparent"
 
 SPRING_CORRELATION_ID: Final = "kafka_correlationId"
 SMALLRYE_CORRELATION_ID: Final = "REPLY_CORRELATION_ID"
+CORRELATION_IDS: Final = frozenset({SPRING_CORRELATION_ID, SMALLRYE_CORRELATION_ID})
 REPLY_TOPICS: Final = frozenset({"kafka_replyTopic", "REPLY_TOPIC"})
 REPLY_PARTITIONS: Final = frozenset({"kafka_replyPartition", "REPLY_PARTITION"})
 
@@ -117,7 +118,7 @@ def read_ask(record: Record, *, default_timeout_ms: int, max_timeout_ms: int) ->
     warnings: list[dict[str, str]] = []
 
     for name, value in record.headers:
-        if name == SPRING_CORRELATION_ID or name == SMALLRYE_CORRELATION_ID:
+        if name in CORRELATION_IDS:
             correlation_header, correlation_id = name, value
         elif name in REPLY_TOPICS:
             reply_topic = value
@@ -220,7 +221,9 @@ def read_document(value: bytes | None, *, max_bytes: int) -> tuple[dict[str, Any
 # -- Replies ------------------------------------------------------------------------------------------------------------
 
 
-def decision_document(*, attempt_id: str, outcome: Outcome, warnings: list[dict[str, str]], chain: str, decided_at: str) -> dict[str, Any]:
+def decision_document(
+    *, attempt_id: str, outcome: Outcome, warnings: list[dict[str, str]], chain: str, decided_at: str
+) -> dict[str, Any]:
     """Return the decision as it stands in the ledger and, with the merged metadata, in replies.
 
     `warnings` are the ask's own; they come before those of the chain.

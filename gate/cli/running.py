@@ -1,0 +1,85 @@
+"""Run a command's coroutine: the event loop, and what signals do to it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import typer
+
+from gate.cli.output import say
+
+T = TypeVar("T")
+
+INTERRUPTED = 128 + signal.SIGINT
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run it to its end; Ctrl-C cancels it, and the command ends with exit code 130."""
+    try:
+        if sys.platform == "win32":
+            return asyncio.run(coroutine)
+
+        import uvloop
+
+        return uvloop.run(coroutine)
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@contextmanager
+def stop_on_signals(on_stop: Callable[[], None] = lambda: None) -> Iterator[asyncio.Event]:
+    """Yield an event that the first SIGTERM or SIGINT sets, after calling `on_stop`. A second signal ends the process at once."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def heard(number: int) -> None:
+        if stop.is_set():
+            # No clean-up of any kind: whoever sends a second signal does not want to wait for one.
+            os._exit(128 + number)
+        stop.set()
+        on_stop()
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
+        loop.add_signal_handler(number, heard, number)
+    try:
+        yield stop
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+async def until_signal(work: Coroutine[Any, Any, T]) -> T | None:
+    """Run until the end or a signal; a signal cancels it, waits for its clean-up and returns None."""
+    with stop_on_signals(lambda: say("stopping (once more to exit at once)")) as stop:
+        working = asyncio.create_task(work, name="command")
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not working.done():
+            working.cancel()
+        try:
+            return await working
+        except asyncio.CancelledError:
+            # Only the signal cancels it; whoever awaits us and is cancelled gets that at the next await.
+            return None
+
+
+async def or_stopped(waiting: Coroutine[Any, Any, None], stop: asyncio.Event) -> bool:
+    """Await something unless the stop comes first, which cancels it; return whether it came to its end."""
+    task = asyncio.create_task(waiting, name="start")
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if task.done():
+        task.result()
+        return True
+    task.cancel()
+    await asyncio.wait({task})
+    return False

@@ -1,0 +1,105 @@
+"""`gate worker`: take attempts, decide them, answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gate.cli.options import WORKER, Flags, takes
+
+if TYPE_CHECKING:
+    from gate.chain.runner import Chain
+    from gate.config import Settings
+    from gate.worker.worker import Worker
+
+
+@takes(*WORKER)
+def worker(flags: Flags) -> None:
+    """Take attempts, run the chain on each, and answer.
+
+    SIGTERM or Ctrl-C finishes what is in flight and leaves; a second one exits at once.
+    """
+    from gate import log
+    from gate.cli.running import run
+
+    settings, chain = load_with_chain(flags)
+    log.configure(settings.log_level, settings.log_format)
+    run(_serve(settings, chain))
+
+
+def load_with_chain(flags: Flags) -> tuple[Settings, Chain]:
+    """Return settings and chain; raise one ConfigError with what is wrong in both."""
+    from gate.chain.loader import load_chain
+    from gate.config import DEFAULT_CHAIN, SettingsError, action_secrets
+    from gate.errors import ChainError, ConfigError
+
+    problems: list[str] = []
+    try:
+        settings = flags.settings()
+    except SettingsError as error:
+        settings = error.usable
+        problems += error.problems
+
+    try:
+        chain = load_chain(settings.chain or DEFAULT_CHAIN, secrets_dir=settings.secrets_dir, environ=action_secrets())
+    except ChainError as error:
+        raise ConfigError([*problems, *error.problems]) from None
+
+    if problems:
+        raise ConfigError(problems)
+
+    return settings, chain
+
+
+@dataclass(frozen=True, slots=True)
+class _Starting:
+    """What /readyz says before there is a worker."""
+
+    reasons: tuple[str, ...]
+    live: bool = True
+    ready: bool = False
+
+
+async def _serve(settings: Settings, chain: Chain) -> None:
+    from gate import log
+    from gate.cli.running import or_stopped, stop_on_signals
+    from gate.kafka.connection import resolve_bootstrap, wait_for_kafka
+    from gate.metrics import Metrics
+    from gate.worker.health import HttpPort
+    from gate.worker.worker import Worker
+
+    logger = log.get(__name__)
+    bootstrap, source = resolve_bootstrap(settings)
+    metrics = Metrics()
+    metrics.build_info.labels(_version(), chain.hash).set(1)
+    serving: Worker | None = None
+    starting = _Starting((f"waiting for Kafka at {bootstrap}",))
+
+    with stop_on_signals() as stop:
+        async with HttpPort(
+            settings.http_host, settings.http_port, metrics, lambda: serving.status() if serving else starting
+        ) as port:
+            logger.info(
+                "worker_starting",
+                kafka=bootstrap,
+                kafka_from=source,
+                http=port.url,
+                chain=chain.hash,
+                group=settings.group_id,
+                mode=settings.mode,
+            )
+            if not await or_stopped(wait_for_kafka(settings, bootstrap), stop):
+                return
+            await chain.start(connections=settings.max_in_flight, sync_threads=settings.sync_threads)
+            try:
+                serving = Worker(settings, bootstrap, chain, metrics)
+                await serving.run(stop)
+            finally:
+                await chain.aclose()
+    logger.info("worker_stopped")
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("registration-gate")

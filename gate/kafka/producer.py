@@ -1,0 +1,146 @@
+"""Send batches of records to one partition at a time, with one future for a batch instead of one for each record."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+)
+
+from gate import log as logs
+from gate.ledger.ports import Appended, LogForbidden, LogRejected, LogUnavailable
+from gate.model.wire import Message
+
+BATCH_BYTES = 384 * 1024
+"""What callers put into one batch at most, by `size_bytes`; well below the broker's default limit of 1,048,588 bytes."""
+
+_BUILDER_BYTES = 900 * 1024
+_REQUEST_TIMEOUT_S = 10.0
+_SEND_TIMEOUT_S = 15.0  # the append timer of protocol/README.md; longer than one request, shorter than two
+
+log = logs.get(__name__)
+
+
+def size_bytes(message: Message) -> int:
+    """Return about how much of a batch a record takes: value, key, headers and what surrounds them."""
+    return (
+        40
+        + len(message.value or b"")
+        + len(message.key or b"")
+        + sum(len(name) + len(value) + 4 for name, value in message.headers)
+    )
+
+
+class BatchProducer:
+    """A producer with acks=all and without idempotence (rule 14: aiokafka makes up offsets for duplicate batches).
+
+    It replaces its client where that does not answer or fails in a way it never recovers from (KAFKA.md section 4).
+    """
+
+    def __init__(self, options: Mapping[str, Any], *, on_restart: Callable[[], None]) -> None:
+        self._options = dict(options)
+        self._on_restart = on_restart
+        self._client: AIOKafkaProducer | None = None
+        self._restarting = asyncio.Lock()
+        self._old: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Connect; raise LogUnavailable where no broker answers."""
+        try:
+            self._client = await self._new_client()
+        except (KafkaError, OSError) as error:
+            raise LogUnavailable(str(error)) from error
+
+    async def stop(self, *, within_s: float = 5.0) -> None:
+        """Close the connections; what is still unsent after `within_s` is given up."""
+        if self._client is not None:
+            self._retire(self._client, within_s)
+            self._client = None
+        if self._old:
+            await asyncio.wait(self._old)
+
+    async def send(self, topic: str, partition: int, batch: Sequence[Message]) -> Appended:
+        """Write a batch of at most BATCH_BYTES as a whole, or a single record of any size.
+
+        Raises LogRejected where the broker refuses its size, LogForbidden where it refuses us, and LogUnavailable where the
+        outcome is unknown: the batch may stand in the log or come to stand there later.
+        """
+        client = self._client
+        if client is None:
+            raise LogUnavailable("not connected")
+        builder = client.create_batch()
+        for message in batch:
+            if builder.append(timestamp=None, key=message.key, value=message.value, headers=message.headers) is None:
+                raise LogRejected("the batch is too large")
+        builder.close()
+        try:
+            async with asyncio.timeout(_SEND_TIMEOUT_S):
+                future = await client.send_batch(builder, topic, partition=partition)
+            await asyncio.wait({future}, timeout=_SEND_TIMEOUT_S)  # never cancels it: it may still land
+            if not future.done():
+                raise TimeoutError
+            metadata = future.result()
+        except (MessageSizeTooLargeError, RecordListTooLargeError) as error:
+            raise LogRejected(type(error).__name__) from error
+        except (TopicAuthorizationFailedError, ClusterAuthorizationFailedError) as error:
+            raise LogForbidden(type(error).__name__) from error
+        except UnknownTopicOrPartitionError as error:
+            raise LogUnavailable(type(error).__name__) from error
+        except (KafkaError, TimeoutError, AssertionError, OSError) as error:
+            retriable = isinstance(error, KafkaError) and getattr(error, "retriable", False)
+            if not retriable:
+                await self._restart(client, type(error).__name__)
+            raise LogUnavailable(type(error).__name__) from error
+        return Appended(metadata.offset, metadata.timestamp)
+
+    async def _new_client(self) -> AIOKafkaProducer:
+        client = AIOKafkaProducer(
+            **self._options,
+            acks="all",
+            enable_idempotence=False,
+            linger_ms=0,
+            max_batch_size=_BUILDER_BYTES,
+            request_timeout_ms=int(_REQUEST_TIMEOUT_S * 1000),
+            retry_backoff_ms=100,
+        )
+        try:
+            await client.start()
+        except BaseException:
+            await client.stop()
+            raise
+        return client
+
+    async def _restart(self, broken: AIOKafkaProducer, why: str) -> None:
+        """Replace a client once, however many batches it failed; keep the broken one where no broker answers now."""
+        async with self._restarting:
+            if self._client is not broken:
+                return
+            try:
+                async with asyncio.timeout(_SEND_TIMEOUT_S):
+                    self._client = await self._new_client()
+            except (KafkaError, TimeoutError, OSError):
+                return
+            log.warning("producer_restarted", why=why)
+            self._on_restart()
+            self._retire(broken, 1.0)
+
+    def _retire(self, client: AIOKafkaProducer, within_s: float) -> None:
+        async def stop() -> None:
+            try:
+                async with asyncio.timeout(within_s):
+                    await client.stop()
+            except (KafkaError, TimeoutError, OSError):
+                log.warning("producer_not_stopped_in_time", within_s=within_s)
+
+        task = asyncio.create_task(stop(), name="retire-producer")
+        self._old.add(task)
+        task.add_done_callback(self._old.discard)

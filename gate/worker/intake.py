@@ -1,0 +1,339 @@
+"""Take attempts from the group's partitions while there is room, and commit what is complete."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, Final
+
+from gate import log as logs
+from gate.config import Settings
+from gate.kafka.consumer import AttemptsConsumer, ConsumerTrouble
+from gate.model.wire import Record
+from gate.worker.batches import Spawn
+from gate.worker.clock import BrokerClock
+from gate.worker.partitions import CLOCK_ALLOWANCE_MS, Partition, Step, Work
+from gate.worker.recorder import Recorder
+from gate.worker.scribe import LedgerScribe
+
+_CHUNK: Final = 250  # records taken before the event loop gets a turn
+_POLL_MS: Final = 200
+_POLL_NOT_READY_MS: Final = 10
+_KEEP_ALIVE_S: Final = 30.0  # aiokafka leaves the group after 300 s without a poll
+_DRAIN_S: Final = 0.5  # the group stands still while we drain (rule 21)
+_COMMIT_TIMEOUT_S: Final = 3.0
+_FIRST_RECORD_S: Final = 2.0  # how long the first attempt of a partition may take to arrive before it is left to rule 11
+_RETRY_S: Final = 0.5
+_RETRY_MAX_S: Final = 5.0
+_ERRORS_BEFORE_RESTART: Final = 3
+
+log = logs.get(__name__)
+
+
+class Intake:
+    """Owns the consumer: the only one who polls, seeks and commits."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        options: Mapping[str, Any],
+        *,
+        scribe: LedgerScribe,
+        clock: BrokerClock,
+        recorder: Recorder,
+        spawn: Spawn,
+        ledger_partitions: int,
+        room: Callable[[], int],
+        on_record: Callable[[Partition, Record], Step],
+        on_work: Callable[[Partition, Work], None],
+    ) -> None:
+        self._settings = settings
+        self._options = options
+        self._scribe = scribe
+        self._clock = clock
+        self._recorder = recorder
+        self._spawn = spawn
+        self._ledger_partitions = ledger_partitions
+        self._room = room
+        self._on_record = on_record
+        self._on_work = on_work
+        self._consumer: AttemptsConsumer | None = None
+        self._stopping = False
+        self._polling = asyncio.Lock()
+        self._committing = asyncio.Lock()
+        self._room_made = asyncio.Event()
+        self._first: dict[int, asyncio.Future[None]] = {}  # partitions whose first record is looked for
+        self._assigned = False
+        self._unserved: set[int] = set()  # assigned, but without a ledger partition of their number
+        self._trouble: str | None = None
+        self._rebalance_began: float | None = None
+        self.partitions: dict[int, Partition] = {}
+
+    def __repr__(self) -> str:
+        return f"<Intake {[partition.number for partition in self.partitions.values() if partition.ready]}>"
+
+    def reasons(self) -> Iterator[str]:
+        """Why not every attempt of ours is being taken right now."""
+        if self._stopping:
+            yield "stopping"
+        if self._trouble is not None:
+            yield f"attempts cannot be received: {self._trouble}"
+        if not self._assigned:
+            yield "no partitions assigned yet"
+        for number in sorted(self._unserved):
+            yield f"attempts partition {number} has no partition {number} in {self._settings.decisions_topic}"
+        reading = [partition.number for partition in self.partitions.values() if partition.offsets.owned and not partition.ready]
+        if reading:
+            yield f"reading the ledger back for partitions {', '.join(map(str, sorted(reading)))}"
+        if self._full():
+            yield f"the ledger table holds GATE_LEDGER_ENTRIES_MAX={self._settings.ledger_entries_max} entries"
+
+    # -- Life -------------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Join the group."""
+        consumer = AttemptsConsumer(
+            self._options,
+            topic=self._settings.attempts_topic,
+            group_id=self._settings.group_id,
+            session_timeout_ms=self._settings.session_timeout_ms,
+            listener=self,
+        )
+        self._consumer = consumer  # the first assignment may come before start returns
+        try:
+            await consumer.start()
+        except BaseException:
+            self._consumer = None
+            raise
+
+    async def stop_taking(self) -> None:
+        """Take no more attempts; returns when the last poll is over."""
+        self._stopping = True
+        self._room_made.set()
+        async with self._polling:
+            for partition in self.partitions.values():
+                partition.held.clear()
+
+    async def leave(self) -> None:
+        """Commit what is complete and leave the group."""
+        await self._commit()
+        if self._consumer is not None:
+            await self._consumer.stop()
+
+    def make_room(self) -> None:
+        """An attempt is through."""
+        self._room_made.set()
+
+    async def room_made(self, within_s: float) -> None:
+        """Wait until an attempt is through, or so long."""
+        self._room_made.clear()
+        try:
+            async with asyncio.timeout(within_s):
+                await self._room_made.wait()
+        except TimeoutError:
+            pass
+
+    # -- Polling ----------------------------------------------------------------------------------------------------------
+
+    async def poll_forever(self) -> None:
+        """Take attempts until `stop_taking`; the consumer is made anew where it does not recover."""
+        errors, delay_s = 0, _RETRY_S
+        while not self._stopping:
+            try:
+                async with self._polling:
+                    await self._poll()
+                errors, delay_s, self._trouble = 0, _RETRY_S, None
+            except ConsumerTrouble as error:
+                errors += 1
+                self._trouble = str(error)
+                log.warning("poll_failed", error=str(error), errors=errors)
+                await asyncio.sleep(delay_s)
+                delay_s = min(_RETRY_MAX_S, delay_s * 2)
+                if errors >= _ERRORS_BEFORE_RESTART:
+                    await self._restart()
+
+    async def _poll(self) -> None:
+        assert self._consumer is not None
+        for number in [number for number, found in self._first.items() if not found.done()]:
+            self._receive(await self._consumer.poll([number], max_records=1, timeout_ms=0))
+        self._take_held()
+        room = self._room()
+        if room <= 0:
+            await self.room_made(_KEEP_ALIVE_S)
+            await self._consumer.keep_alive()
+            return
+        ready = (
+            []
+            if self._full()
+            else [
+                partition.number
+                for partition in self.partitions.values()
+                if partition.ready and not partition.held and partition.offsets.span < self._settings.max_span
+            ]
+        )
+        preparing = any(partition.offsets.owned and not partition.ready for partition in self.partitions.values())
+        wait_ms = _POLL_NOT_READY_MS if preparing else _POLL_MS
+        if not ready:
+            await self._consumer.keep_alive()
+            await self.room_made(wait_ms / 1000)
+            return
+        self._receive(await self._consumer.poll(ready, max_records=min(room, _CHUNK), timeout_ms=wait_ms))
+        await asyncio.sleep(0)
+
+    def _receive(self, batches: Mapping[int, list[Record]]) -> None:
+        """Take records, or hold them for a partition that is not ready; what comes before its position is set is dropped.
+
+        Dropping is safe there: `on_assigned` seeks to the committed offset afterwards, so they come again.
+        """
+        for number, records in batches.items():
+            partition = self.partitions.get(number)
+            if partition is None or not partition.offsets.owned or self._rebalance_began is not None:
+                continue
+            partition.held.extend(records)
+            found = self._first.get(number)
+            if found is not None and not found.done():
+                found.set_result(None)
+            self._take_from(partition)
+
+    def _take_held(self) -> None:
+        for partition in self.partitions.values():
+            self._take_from(partition)
+
+    def _take_from(self, partition: Partition) -> None:
+        held = partition.held
+        while held and partition.ready and self._room() > 0:
+            record = held.popleft()
+            if self._on_record(partition, record) is Step.EXTEND:
+                held.appendleft(record)
+                log.info("ledger_read_further_back", partition=partition.number)
+                self._prepare(partition)
+
+    def _full(self) -> bool:
+        return sum(len(partition.table) for partition in self.partitions.values()) >= self._settings.ledger_entries_max
+
+    async def _restart(self) -> None:
+        """Replace a consumer that does not recover by itself (KAFKA.md section 4, 14)."""
+        broken, self._consumer = self._consumer, None
+        self._recorder.restarted("consumer")
+        self._pause()
+        if broken is not None:
+            try:
+                async with asyncio.timeout(_COMMIT_TIMEOUT_S):
+                    await broken.stop()
+            except (ConsumerTrouble, TimeoutError) as error:
+                log.warning("consumer_not_stopped", error=str(error))
+        while self._consumer is None and not self._stopping:
+            try:
+                await self.start()
+            except ConsumerTrouble as error:
+                self._trouble = str(error)
+                await asyncio.sleep(_RETRY_MAX_S)
+
+    # -- Rebalances (rules 18 to 22) --------------------------------------------------------------------------------------
+
+    def _pause(self) -> None:
+        self._rebalance_began = time.monotonic()
+        self._assigned = False
+        for partition in self.partitions.values():
+            partition.pause()
+
+    async def on_revoked(self) -> None:
+        """Stop taking, drain for a moment, commit. What runs, runs on."""
+        self._pause()
+        deadline = time.monotonic() + _DRAIN_S
+        while (left := deadline - time.monotonic()) > 0 and any(
+            partition.flying for partition in self.partitions.values() if partition.offsets.owned
+        ):
+            await self.room_made(left)
+        await self._commit()
+
+    async def on_assigned(self, partitions: Collection[int]) -> None:
+        """Adopt what is still ours, drop what is not, and read the ledger back for what is new."""
+        assert self._consumer is not None
+        served = [number for number in partitions if number < self._ledger_partitions]
+        self._unserved = set(partitions) - set(served)
+        while True:
+            try:
+                positions = await self._consumer.committed(served)
+                break
+            except ConsumerTrouble as error:
+                log.warning("committed_offsets_not_read", error=str(error))
+                await asyncio.sleep(_RETRY_S)
+        for number, partition in self.partitions.items():
+            if partition.offsets.owned and number not in positions:
+                self._on_work(partition, partition.lose())
+        for number, position in positions.items():
+            known = self.partitions.get(number)
+            partition = known or Partition(
+                number,
+                window_ms=self._settings.window_ms,
+                bodies_max=max(1, self._settings.ledger_bodies // max(1, self._ledger_partitions)),
+            )
+            self.partitions[number] = partition
+            self._consumer.seek(number, position)
+            partition.assign(position)
+            self._prepare(partition)
+        self._assigned = True
+        began, self._rebalance_began = self._rebalance_began, None
+        self._recorder.rebalanced(0.0 if began is None else time.monotonic() - began, len(positions))
+        log.info("assigned", partitions=sorted(positions))
+
+    def _prepare(self, partition: Partition) -> None:
+        partition.ready = False
+        self._spawn(self._scribe.prepare(partition, lambda: self._since(partition)), name=f"prepare {partition.number}")
+
+    async def _since(self, partition: Partition) -> float:
+        """Return the timestamp of the first attempt to be taken; where there is none yet, a time safely before it."""
+        if not partition.held:
+            assert self._consumer is not None
+            ends = await self._consumer.ends([partition.number])
+            if partition.offsets.position < ends[partition.number]:
+                found = self._first[partition.number] = asyncio.get_running_loop().create_future()
+                try:
+                    async with asyncio.timeout(_FIRST_RECORD_S):
+                        await found
+                except TimeoutError:
+                    pass  # what comes later than expected is read back for by rule 11
+                finally:
+                    del self._first[partition.number]
+        if partition.held:
+            return float(partition.held[0].timestamp)
+        return self._clock.now_ms() - CLOCK_ALLOWANCE_MS
+
+    # -- Committing (rule 17) ---------------------------------------------------------------------------------------------
+
+    async def commit_forever(self) -> None:
+        """Commit completed offsets every `commit_interval_ms`."""
+        while True:
+            await asyncio.sleep(self._settings.commit_interval_ms / 1000)
+            await self._commit()
+
+    async def _commit(self) -> None:
+        """Commit one snapshot; a failure is counted and tried again with the next."""
+        async with self._committing:
+            consumer = self._consumer
+            snapshot = {
+                number: commit
+                for number, partition in self.partitions.items()
+                if (commit := partition.offsets.committable()) is not None
+            }
+            if consumer is None or not snapshot:
+                return
+            started = time.monotonic()
+            try:
+                async with asyncio.timeout(_COMMIT_TIMEOUT_S):  # aiokafka retries for ever (KAFKA.md section 4, 11)
+                    await consumer.commit({number: commit.offset for number, commit in snapshot.items()})
+            except (ConsumerTrouble, TimeoutError) as error:
+                self._recorder.commit_failed()
+                log.warning("commit_failed", error=str(error) or type(error).__name__)
+                return
+            for number, commit in snapshot.items():
+                self.partitions[number].offsets.commit_succeeded(commit)
+            self._recorder.committed(time.monotonic() - started)
+            for number, partition in self.partitions.items():
+                if partition.offsets.owned:
+                    end = consumer.known_end(number)
+                    self._recorder.lag(
+                        number, None if end is None else max(0, end - partition.offsets.committed), partition.offsets.span
+                    )

@@ -1,0 +1,202 @@
+"""Keep a partition's table in step with the ledger: append decisions, read gaps, read back on assignment."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from gate import log as logs
+from gate.ledger.ports import Log, LogRejected, LogUnavailable
+from gate.worker.batches import SelfClocked, Spawn
+from gate.worker.clock import BrokerClock
+from gate.worker.partitions import CLOCK_ALLOWANCE_MS, Append, Partition, Stage, Work
+from gate.worker.recorder import Recorder
+
+_APPEND_TIMER_S: Final = 15.0  # protocol/README.md, good values
+_RETRY_S: Final = 0.1
+_RETRY_MAX_S: Final = 2.0
+_RECORD_OVERHEAD: Final = 320  # about what key, headers and framing of a ledger record take
+
+log = logs.get(__name__)
+
+
+class LedgerScribe:
+    """Does the ledger's I/O for all partitions; what to do next comes from the partitions and goes to `on_work`."""
+
+    def __init__(
+        self,
+        ledger: Log,
+        *,
+        clock: BrokerClock,
+        recorder: Recorder,
+        spawn: Spawn,
+        max_batch_bytes: int,
+        on_work: Callable[[Partition, Work], None],
+        on_rejected: Callable[[Partition, Append], None],
+    ) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._recorder = recorder
+        self._spawn = spawn
+        self._on_work = on_work
+        self._on_rejected = on_rejected  # this decision can never be written: decide something smaller (rule 15)
+        self._reading: set[int] = set()
+        self._preparing: dict[int, asyncio.Lock] = {}
+        self._partitions: dict[int, Partition] = {}
+        self.trouble: str | None = None  # why the ledger does not take appends right now
+        self._batches: SelfClocked[int, Append] = SelfClocked(
+            self._append_batch,
+            size_bytes=lambda append: len(append.message.value or b"") + _RECORD_OVERHEAD,
+            max_bytes=max_batch_bytes,
+            spawn=spawn,
+            name="ledger",
+        )
+
+    # -- Appending (rules 4 to 7, 14, 15) ---------------------------------------------------------------------------------
+
+    def append(self, partition: Partition, append: Append) -> None:
+        """Send a decision to the ledger; its partition learns of the acknowledgement."""
+        self._partitions[partition.number] = partition
+        append.flight.appended_at = time.monotonic()
+        self._batches.add(partition.number, append)
+
+    def append_again(self, partition: Partition, *, older_than_s: float = 0.0) -> None:
+        """Append again what is not known to be in the ledger; first-wins makes a second copy harmless."""
+        before = time.monotonic() - older_than_s
+        for flight in partition.unresolved():
+            if flight.append is not None and flight.appended_at <= before:
+                self.append(partition, flight.append)
+
+    async def _append_batch(self, number: int, batch: list[Append]) -> None:
+        partition = self._partitions[number]
+        started = time.monotonic()
+        try:
+            appended = await self._ledger.append(number, [append.message for append in batch])
+        except LogRejected:
+            if len(batch) > 1:
+                for append in batch:
+                    await self._append_batch(number, [append])
+            else:
+                self._on_rejected(partition, batch[0])
+        except LogUnavailable as error:
+            if self.trouble is None:
+                log.warning("ledger_unavailable", partition=number, error=str(error))
+            self.trouble = str(error)
+            await asyncio.sleep(min(_RETRY_MAX_S, max(_RETRY_S, (time.monotonic() - started) / 2)))
+            for append in batch:
+                if append.flight.stage is Stage.APPEND and append.flight.append is append:
+                    self.append(partition, append)
+        else:
+            if self.trouble is not None:
+                log.info("ledger_available", partition=number)
+                self.trouble = None
+            self._recorder.appended(time.monotonic() - started)
+            self._clock.acknowledged(appended.timestamp_ms)
+            self._apply(partition, partition.acknowledged(appended.base_offset, batch))
+
+    def _apply(self, partition: Partition, work: Work) -> None:
+        if work.rewound:
+            self._recorder.rewound()
+            log.error("ledger_rewound", partition=partition.number, next_offset=partition.table.next)
+            self._spawn(self._rewind(partition), name=f"rewind {partition.number}")
+        self._on_work(partition, work)
+        self.follow(partition)
+
+    # -- Reading (rules 8, 9, 20) -----------------------------------------------------------------------------------------
+
+    def follow(self, partition: Partition) -> None:
+        """Start the one reader of a partition where something is to be read and none reads yet."""
+        if partition.wants_ledger and partition.number not in self._reading:
+            if partition.table.acked:
+                self._recorder.gap()
+            self._reading.add(partition.number)
+            self._spawn(self._read(partition), name=f"read-ledger {partition.number}")
+
+    async def _read(self, partition: Partition) -> None:
+        try:
+            while partition.wants_ledger:
+                offset = partition.table.next
+                try:
+                    part = await self._ledger.read(partition.number, offset)
+                except LogUnavailable as error:
+                    log.warning("ledger_not_read", partition=partition.number, error=str(error))
+                    await asyncio.sleep(_RETRY_S)
+                    continue
+                if partition.table.next < offset:
+                    continue  # the table was begun anew meanwhile
+                if part.start > offset:  # retention took what we wanted: the table begins where the log does (rule 9)
+                    partition.rebuild(part.start, from_ms=0, at_start=True, keep_acked=True)
+                elif part.end < offset:
+                    self._apply(partition, Work(rewound=True))
+                    return
+                else:
+                    work = partition.read(part)
+                    self._apply(partition, work)
+                    if work.rewound:
+                        return
+        finally:
+            self._reading.discard(partition.number)
+
+    # -- Beginning an assignment (rules 11, 18 to 20) ---------------------------------------------------------------------
+
+    async def prepare(self, partition: Partition, since: Callable[[], Awaitable[float]]) -> None:
+        """Bring a partition that was just assigned to where asks may be taken.
+
+        `since` gives the timestamp of the first attempt to be taken. Asked again for an earlier one, the table is extended.
+        """
+        epoch = partition.offsets.epoch
+
+        def ours() -> bool:
+            return partition.offsets.owned and partition.offsets.epoch == epoch
+
+        async with self._preparing.setdefault(partition.number, asyncio.Lock()):
+            while ours():
+                try:
+                    since_ms = int(await since())
+                    if ours() and not partition.keeps_table(since_ms):
+                        await self._rebuild(partition, since_ms, keep_acked=True)
+                    seen = partition.table.next
+                    end = (await self._ledger.bounds(partition.number))[1]
+                except LogUnavailable as error:
+                    log.warning("ledger_not_read", partition=partition.number, error=str(error))
+                    await asyncio.sleep(_RETRY_S)
+                    continue
+                if not ours():
+                    return
+                if end < seen:
+                    self._apply(partition, Work(rewound=True))
+                else:
+                    partition.aim(end)
+                    self.follow(partition)
+                return
+
+    async def _rewind(self, partition: Partition) -> None:
+        """Rebuild the table and append every unresolved ask again (rule 7)."""
+        async with self._preparing.setdefault(partition.number, asyncio.Lock()):
+            while True:
+                try:
+                    oldest_ms = min(
+                        (flight.timestamp_ms for flight in partition.flying.values()), default=int(self._clock.now_ms())
+                    )
+                    await self._rebuild(partition, oldest_ms - CLOCK_ALLOWANCE_MS, keep_acked=False)
+                    end = (await self._ledger.bounds(partition.number))[1]
+                except LogUnavailable as error:
+                    log.warning("ledger_not_read", partition=partition.number, error=str(error))
+                    await asyncio.sleep(_RETRY_S)
+                    continue
+                break
+            partition.aim(end)
+            self.follow(partition)
+            self.append_again(partition)
+
+    async def _rebuild(self, partition: Partition, since_ms: int, *, keep_acked: bool) -> None:
+        from_ms = partition.read_back_from(since_ms, int(self._clock.now_ms()))
+        offset = await self._ledger.offset_at(partition.number, from_ms)
+        start, _ = await self._ledger.bounds(partition.number)
+        partition.rebuild(max(offset, start), from_ms=from_ms, at_start=offset <= start, keep_acked=keep_acked)
+
+    def sweep(self, partition: Partition) -> None:
+        """Append again what got no answer for longer than the append timer (rule 14)."""
+        self.append_again(partition, older_than_s=_APPEND_TIMER_S)

@@ -1,0 +1,349 @@
+"""The life of a worker: take attempts while there is room, decide each once, stop without losing any."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from gate import log as logs
+from gate.chain.runner import Chain
+from gate.config import Settings
+from gate.errors import ConfigError, KafkaUnavailable
+from gate.kafka.connection import client_options
+from gate.kafka.ledger import KafkaLedger
+from gate.kafka.partitioner import partition_of
+from gate.kafka.producer import BATCH_BYTES, BatchProducer
+from gate.kafka.topics import TopicList
+from gate.ledger.ports import LogUnavailable
+from gate.metrics import Metrics
+from gate.model.decision import Cause, Outcome, fixed_denial
+from gate.model.wire import Record
+from gate.worker.clock import BrokerClock
+from gate.worker.deciding import Decider, answer_document
+from gate.worker.intake import Intake
+from gate.worker.partitions import Append, Flight, Partition, Stage, Step, Work
+from gate.worker.recorder import Recorder
+from gate.worker.replies import AddressBook
+from gate.worker.scribe import LedgerScribe
+from gate.worker.sender import ReplySender
+
+_HOUSEKEEPING_S: Final = 1.0
+_MISKEYED_LOG_S: Final = 60.0
+
+log = logs.get(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What /healthz and /readyz say."""
+
+    live: bool
+    ready: bool
+    reasons: tuple[str, ...]  # why it is not ready
+
+
+class Worker:
+    """One member of the workers' group. `run` once; `status` and `in_flight` at any time."""
+
+    def __init__(self, settings: Settings, bootstrap: str, chain: Chain, metrics: Metrics) -> None:
+        self._settings = settings
+        self._options = client_options(settings, bootstrap)
+        self._chain = chain
+        self._clock = BrokerClock()
+        self._recorder = Recorder(metrics, self._clock)
+        worker_id = settings.worker_id or f"{socket.gethostname()}-{os.getpid()}"
+        self._decider = Decider(settings, chain=chain, worker_id=worker_id, clock=self._clock)
+        self._tasks: asyncio.TaskGroup | None = None
+        self._helpers: set[asyncio.Task[None]] = set()
+        self._miskeyed_logged_at = 0.0
+        self._intake: Intake | None = None
+        self.in_flight = 0
+        recorder = self._recorder
+        self._topics = TopicList(settings, bootstrap)
+        self._ledger = KafkaLedger(
+            self._options,
+            topic=settings.decisions_topic,
+            count=lambda: self._topics.partitions(settings.decisions_topic) or 0,
+            on_restart=recorder.restarted,
+        )
+        self._replies = BatchProducer(self._options, on_restart=lambda: recorder.restarted("reply_producer"))
+        self._dead_letters = BatchProducer(self._options, on_restart=lambda: recorder.restarted("dlq_producer"))
+        self._scribe = LedgerScribe(
+            self._ledger,
+            clock=self._clock,
+            recorder=recorder,
+            spawn=self._spawn,
+            max_batch_bytes=BATCH_BYTES,
+            on_work=self._do,
+            on_rejected=self._reject,
+        )
+        self._sender = ReplySender(
+            replies=self._replies,
+            dead_letters=self._dead_letters,
+            addresses=AddressBook(
+                default_topic=settings.replies_topic,
+                patterns=settings.reply_topics,
+                forbidden=(settings.attempts_topic, settings.decisions_topic, settings.dlq_topic),
+                partitions=self._topics.partitions,
+            ),
+            dlq_topic=settings.dlq_topic,
+            partitions=self._topics.partitions,
+            clock=self._clock,
+            recorder=recorder,
+            spawn=self._spawn,
+            max_batch_bytes=BATCH_BYTES,
+            on_out=self._out,
+            on_done=self._done,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.in_flight} in flight, {self._intake!r}>"
+
+    # -- Life -------------------------------------------------------------------------------------------------------------
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set, then finish what is in flight within the grace period and leave the group.
+
+        Raises ConfigError where the topics do not fit, KafkaUnavailable where no broker answers at start.
+        """
+        try:
+            # 1. what is needed to answer
+            try:
+                for client in (self._topics, self._ledger, self._replies, self._dead_letters):
+                    await client.start()
+            except LogUnavailable as error:
+                raise KafkaUnavailable(f"Kafka at {self._options['bootstrap_servers']} does not answer: {error}") from error
+            self._check_topics()
+            await self._chain.start(connections=self._settings.max_in_flight, sync_threads=self._settings.sync_threads)
+            # 2. take attempts until told to stop
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                self._intake = intake = self._new_intake()
+                await intake.start()
+                helpers = [
+                    tasks.create_task(intake.poll_forever(), name="poll"),
+                    tasks.create_task(intake.commit_forever(), name="commit"),
+                    tasks.create_task(self._keep_house(intake), name="housekeeping"),
+                ]
+                await stop.wait()
+                # 3. finish, commit, leave
+                log.info("stopping", in_flight=self.in_flight, grace_s=self._settings.shutdown_grace_s)
+                await intake.stop_taking()
+                await self._drain(intake)
+                for task in (*helpers, *self._helpers, *self._chains(intake)):
+                    task.cancel()
+                await intake.leave()
+        finally:
+            await self._chain.aclose()
+            await asyncio.gather(*(client.stop() for client in (self._ledger, self._replies, self._dead_letters, self._topics)))
+
+    def _new_intake(self) -> Intake:
+        settings = self._settings
+        intake = Intake(
+            settings,
+            self._options,
+            scribe=self._scribe,
+            clock=self._clock,
+            recorder=self._recorder,
+            spawn=self._spawn,
+            ledger_partitions=self._ledger.partitions,
+            room=lambda: settings.max_in_flight - self.in_flight,
+            on_record=self._take,
+            on_work=self._do,
+        )
+        self._recorder.metrics.in_flight_limit.set(settings.max_in_flight)
+        return intake
+
+    def _check_topics(self) -> None:
+        settings = self._settings
+        problems = [
+            f"the {name} topic {topic} does not exist; make it with `gate topics create`"
+            for name, topic in (("attempts", settings.attempts_topic), ("decisions", settings.decisions_topic))
+            if not self._topics.partitions(topic)
+        ]
+        attempts = self._topics.partitions(settings.attempts_topic)
+        if not problems and attempts != self._ledger.partitions:
+            problems = [
+                f"{settings.attempts_topic} has {attempts} partitions and {settings.decisions_topic} {self._ledger.partitions}; "
+                "they must have the same number (`gate topics check`)"
+            ]
+        if problems:
+            raise ConfigError(problems)
+
+    def _spawn(self, coro: Coroutine[Any, Any, None], *, name: str) -> None:
+        assert self._tasks is not None
+        task = self._tasks.create_task(coro, name=name)
+        self._helpers.add(task)
+        task.add_done_callback(self._helpers.discard)
+
+    async def _drain(self, intake: Intake) -> None:
+        """Wait until nothing is in flight, dead letters included, or the grace period is over."""
+        deadline = time.monotonic() + self._settings.shutdown_grace_s
+        while (left := sum(len(partition.flying) for partition in intake.partitions.values())) and time.monotonic() < deadline:
+            await intake.room_made(min(0.1, deadline - time.monotonic()))
+        if left:
+            log.warning("stopped_with_attempts_in_flight", in_flight=left, note="they are delivered again to another worker")
+
+    def _chains(self, intake: Intake) -> list[asyncio.Task[None]]:
+        return [
+            flight.task
+            for partition in intake.partitions.values()
+            for flight in partition.flying.values()
+            if flight.task is not None
+        ]
+
+    async def _keep_house(self, intake: Intake) -> None:
+        metrics = self._recorder.metrics
+        while True:
+            await asyncio.sleep(_HOUSEKEEPING_S)
+            partitions = intake.partitions.values()
+            for partition in partitions:
+                self._scribe.sweep(partition)
+            metrics.in_flight.set(self.in_flight)
+            oldest = min((flight.started_at for partition in partitions for flight in partition.flying.values()), default=None)
+            metrics.oldest_in_flight_seconds.set(0.0 if oldest is None else time.monotonic() - oldest)
+            metrics.ledger_entries.set(sum(len(partition.table) for partition in partitions))
+
+    def status(self) -> Status:
+        """Return whether attempts are being answered, and if not, why."""
+        if self._intake is None:
+            return Status(live=True, ready=False, reasons=("starting",))
+        reasons = list(self._intake.reasons())
+        if self._scribe.trouble is not None:
+            reasons.append(f"the ledger does not take decisions: {self._scribe.trouble}")
+        return Status(live=True, ready=not reasons, reasons=tuple(reasons))
+
+    # -- One ask ----------------------------------------------------------------------------------------------------------
+
+    def _take(self, partition: Partition, record: Record) -> Step:
+        flight, dropped = self._decider.read(record)
+        step = partition.take(flight)
+        if step is Step.SKIP:
+            self._recorder.duplicate_delivery()
+        elif step is not Step.EXTEND:
+            self.in_flight += 1
+            self._recorder.received(dropped)
+            self._check_key(flight)
+            if step is Step.RUN:
+                self._recorder.waited(self._decider.queue_ms(flight) / 1000)
+                self._start(partition, flight)
+            elif step is Step.REPLY:
+                self._recorder.duplicate(flight, lost=False)
+                self._reply(partition, flight)
+        return step
+
+    def _start(self, partition: Partition, flight: Flight) -> None:
+        result = self._decider.run(flight)
+        if isinstance(result, Outcome):
+            self._decided(partition, flight, result)
+        else:
+            assert self._tasks is not None
+            flight.task = self._tasks.create_task(self._finish(partition, flight, result), name=f"chain {flight.source}")
+
+    async def _finish(self, partition: Partition, flight: Flight, chain: Coroutine[Any, Any, Outcome]) -> None:
+        outcome = await chain
+        flight.task = None
+        self._decided(partition, flight, outcome)
+
+    def _decided(self, partition: Partition, flight: Flight, outcome: Outcome) -> None:
+        self._recorder.ran(outcome)
+        try:
+            append, document = self._decider.word(flight, outcome)
+        except orjson.JSONEncodeError:
+            log.exception("decision_not_serialisable", attempt_id=flight.attempt_id)
+            append, document = self._decider.word(flight, Outcome(denial=fixed_denial(Cause.ACTION_FAILED)))
+        if partition.decided(flight, append, document):
+            self._scribe.append(partition, append)
+            if self._settings.mode == "at_least_once":
+                self._do(partition, partition.assume(flight))
+
+    def _reject(self, partition: Partition, append: Append) -> None:
+        """Decide `action_failed` in place of a decision that the ledger refuses for its size (rule 15)."""
+        flight = append.flight
+        if flight.stage is Stage.APPEND and flight.append is append:
+            log.error("decision_too_large", attempt_id=flight.attempt_id, size_bytes=len(append.message.value or b""))
+            smaller, document = self._decider.word(flight, Outcome(denial=fixed_denial(Cause.ACTION_FAILED)))
+            partition.decided(flight, smaller, document)
+            self._scribe.append(partition, smaller)
+
+    def _do(self, partition: Partition, work: Work) -> None:
+        for flight in work.cancelled:
+            if flight.task is not None:
+                flight.task.cancel()
+        for _ in work.dropped:
+            self._release()
+        for flight in work.replies:
+            self._resolved(flight)
+            self._reply(partition, flight)
+        for flight in work.runs:
+            self._start(partition, flight)
+
+    def _resolved(self, flight: Flight) -> None:
+        assert flight.answer is not None
+        if flight.append is not None and flight.append.message.value is flight.answer.entry.value:
+            self._recorder.decided(flight)
+        else:
+            self._recorder.duplicate(flight, lost=flight.append is not None)
+
+    def _reply(self, partition: Partition, flight: Flight) -> None:
+        assert flight.answer is not None
+        value = flight.answer.entry.value
+        if value is None:
+            self._spawn(self._reply_from_ledger(partition, flight), name=f"read-decision {flight.source}")
+        else:
+            self._sender.send(flight, answer_document(flight, value))
+
+    async def _reply_from_ledger(self, partition: Partition, flight: Flight) -> None:
+        """Read the body of a decision that is not kept in memory, then reply with it."""
+        assert flight.answer is not None
+        offset = flight.answer.entry.offset
+        while True:
+            try:
+                entries = (await self._ledger.read(partition.number, offset)).entries
+            except LogUnavailable as error:
+                log.warning("ledger_not_read", partition=partition.number, error=str(error))
+                await asyncio.sleep(_HOUSEKEEPING_S)
+                continue
+            if entries and entries[0].offset == offset and entries[0].value is not None:
+                self._sender.send(flight, answer_document(flight, entries[0].value))
+                return
+            log.warning("decision_not_found", partition=partition.number, offset=offset)
+            await asyncio.sleep(_HOUSEKEEPING_S)
+
+    def _out(self, flight: Flight) -> None:
+        self._recorder.out(flight)
+        self._release()
+
+    def _done(self, flight: Flight) -> None:
+        assert self._intake is not None
+        self._intake.partitions[flight.ask.record.partition].complete(flight)
+
+    def _release(self) -> None:
+        assert self._intake is not None
+        self.in_flight -= 1
+        self._intake.make_room()
+
+    def _check_key(self, flight: Flight) -> None:
+        """Count an attempt whose retries may land in another partition and miss its decision."""
+        ask = flight.ask
+        key = ask.record.key
+        if not ask.named or (key is not None and key == ask.attempt_id.encode() and self._in_place(key, ask.record.partition)):
+            return
+        self._recorder.miskeyed()
+        if time.monotonic() - self._miskeyed_logged_at > _MISKEYED_LOG_S:
+            self._miskeyed_logged_at = time.monotonic()
+            log.warning(
+                "miskeyed_attempt",
+                source=flight.source,
+                mend="key the record by gate-attempt-id, partitioned by murmur2 (librdkafka: partitioner=murmur2_random)",
+            )
+
+    def _in_place(self, key: bytes, partition: int) -> bool:
+        return partition_of(key, self._ledger.partitions) == partition

@@ -1,0 +1,145 @@
+"""What a person sees who did something wrong: what, where, how to mend it, and an exit code; never a traceback."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from .conftest import Gate
+
+ACTION = """
+from gate import Api, Event
+
+
+async def on_execute_pre_user_registration(event: Event, api: Api) -> None:
+    pass
+"""
+
+
+@pytest.fixture
+def action(tmp_path: Path) -> str:
+    path = tmp_path / "let-in.py"
+    path.write_text(ACTION)
+    return str(path)
+
+
+def test_no_command_shows_the_verbs(gate: Gate) -> None:
+    done = gate("--help")
+
+    assert 0 == done.returncode
+    assert [] == [
+        verb
+        for verb in ("demo", "dev", "worker", "ask", "load", "test", "check", "config", "topics")
+        if f" {verb} " not in done.stdout
+    ]
+
+
+def test_all_problems_of_a_wrong_configuration_come_at_once_with_exit_code_2(gate: Gate) -> None:
+    (gate.cwd / "gate.toml").write_text("windw_ms = 1\n")
+    (gate.cwd / "broken.py").write_text("def other(): pass\n")
+
+    done = gate("worker", "--http-port", "many", "--chain", "broken.py", GATE_MODE="stric")
+
+    assert (2, "") == (done.returncode, done.stdout)
+    assert "Traceback" not in done.stderr
+    for part in ("did you mean window_ms?", "http_port (flag): 'many'", "GATE_MODE (environment): 'stric'", "broken.py"):
+        assert part in done.stderr
+
+
+@pytest.mark.parametrize(
+    "verb", [["ask", "ana@mail.example"], ["load"], ["topics", "check"], ["check"], ["worker"]], ids=" ".join
+)
+def test_an_unreachable_kafka_is_one_line_that_names_the_address_and_exit_code_3(
+    gate: Gate, action: str, verb: list[str]
+) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+        done = gate(
+            *verb,
+            GATE_BOOTSTRAP_SERVERS=address,
+            GATE_CONNECT_TIMEOUT_S="0.5",
+            GATE_CHAIN=action,
+            GATE_HTTP_PORT="0",
+            GATE_LOG_LEVEL="error",
+        )
+
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("Kafka:")]
+    assert (3, 1) == (done.returncode, len(lines)), done.stderr
+    assert address in lines[0]
+
+
+def test_a_taken_http_port_names_the_setting(gate: Gate, action: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = gate("worker", "--chain", action, "--http-port", str(taken.getsockname()[1]), "--log-level", "error")
+
+    assert 2 == done.returncode
+    assert done.stderr.startswith("gate: GATE_HTTP_PORT: 127.0.0.1 port")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [(None, "cannot be read: No such file"), ("{", "not JSON"), ("[]", "not a JSON object")],
+)
+def test_an_event_that_cannot_be_read_is_exit_code_2(gate: Gate, action: str, content: str | None, problem: str) -> None:
+    if content is not None:
+        (gate.cwd / "event.json").write_text(content)
+
+    done = gate("test", "--chain", action, "--event", "event.json")
+
+    assert 2 == done.returncode
+    assert done.stderr.startswith("gate: event.json")
+    assert problem in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ask"],
+        ["ask", "a@b.example", "--event", "x.json"],
+        ["ask", "a@b.example", "--from", "atlantis"],
+        ["ask", "a@b.example", "--with", "nothing"],
+        ["config", "--set", "nothing"],
+        ["load", "--rate", "0"],
+        ["fly"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_exit_code_2(gate: Gate, arguments: list[str]) -> None:
+    done = gate(*arguments)
+
+    assert (2, "") == (done.returncode, done.stdout)
+    assert "Usage: gate" in done.stderr
+
+
+def test_config_shows_where_values_come_from_and_masks_secrets(gate: Gate) -> None:
+    (gate.cwd / "gate.toml").write_text('sasl_username = "u"\nsecurity_protocol = "SASL_SSL"\n')
+
+    shown = gate.json("config", "--http-port", "0", GATE_SASL_PASSWORD="hush")
+
+    assert {"value": 0, "source": "flag"} == shown["http_port"]
+    assert {"value": "u", "source": "gate.toml"} == shown["sasl_username"]
+    assert {"value": "**********", "source": "environment"} == shown["sasl_password"]
+    assert {"value": "strict", "source": "default"} == shown["mode"]
+    assert "hush" not in gate("config", GATE_SASL_PASSWORD="hush").stdout
+
+
+def test_the_chain_runs_without_kafka(gate: Gate, action: str) -> None:
+    event = {"connection": {"strategy": "auth0"}, "request": {}, "user": {}}
+
+    document = gate.json("test", "--chain", action, "--event", "-", stdin=json.dumps(event))
+
+    assert "approved" == document["status"]
+    assert [("let-in", "ran")] == [(entry["name"], entry["outcome"]) for entry in document["trace"]]
+
+
+def test_another_answer_than_expected_is_exit_code_1(gate: Gate, action: str) -> None:
+    event = json.dumps({"connection": {"strategy": "auth0"}, "request": {}, "user": {}})
+
+    assert 0 == gate("test", "--chain", action, "--event", "-", "--expect", "approved", stdin=event).returncode
+
+    done = gate("test", "--chain", action, "--event", "-", "--expect", "denied", stdin=event)
+    assert (1, "expected denied, got approved\n") == (done.returncode, done.stderr)
