@@ -39,7 +39,9 @@ class Runner:
         self.chains.append(chain)
         return chain
 
-    async def __call__(self, *actions: Action | Entry, event: dict[str, Any] | None = None, patience_s: float = 30.0, **options: Any) -> Outcome:
+    async def __call__(
+        self, *actions: Action | Entry, event: dict[str, Any] | None = None, patience_s: float = 30.0, **options: Any
+    ) -> Outcome:
         chain = await self.chain(*actions, **options)
         return await self.once(chain, event=event, patience_s=patience_s)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import enum
 from typing import Any
 
@@ -94,7 +94,8 @@ def test_text_that_utf8_cannot_hold_raises_at_the_call(call: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [object(), {1, 2}, b"bytes", datetime.datetime.now(datetime.UTC), {"a": object()}, [{"b": b""}], {1: 2}, (x for x in [1])]
+    "value",
+    [object(), {1, 2}, b"bytes", dt.datetime.now(dt.UTC), {"a": object()}, [{"b": b""}], {1: 2}, (x for x in [1])],
 )
 def test_a_value_that_is_not_json_raises_at_the_call(value: Any) -> None:
     with pytest.raises(TypeError, match=r"api\.user\.set_user_metadata: value of 'k'"):

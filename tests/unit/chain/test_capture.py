@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from gate import Api, Event
+from gate.chain import capture
 from gate.chain.capture import ACTION_MODULES
 from gate.chain.effects import MAX_LOG_CHARACTERS, MAX_LOG_LINES
 from gate.model.decision import Outcome
@@ -48,7 +49,6 @@ async def test_what_actions_log_is_in_their_trace_with_its_level(run: Any, capsy
     async def writes(event: Event, api: Api) -> None:
         own.info("asked %s", "them")
         other.warning("two\nlines")
-        own.debug("%d", "not a number")
         try:
             raise ValueError("text of the exception")
         except ValueError:
@@ -57,8 +57,15 @@ async def test_what_actions_log_is_in_their_trace_with_its_level(run: Any, capsy
     outcome = await run(writes)
     own.info("outside of any action")
 
-    assert [["INFO: asked them", "WARNING: two", "lines", "DEBUG: %d", "ERROR: failed (ValueError)"]] == logs(outcome)
+    assert [["INFO: asked them", "WARNING: two", "lines", "ERROR: failed (ValueError)"]] == logs(outcome)
     assert "asked" not in capsys.readouterr().err
+
+
+async def test_a_log_call_with_the_wrong_arguments_is_a_line_not_a_failure(run: Any) -> None:
+    async def writes(event: Event, api: Api) -> None:
+        capture._handler.emit(logging.LogRecord("x", logging.INFO, "f", 1, "%d", ("not a number",), None))
+
+    assert [["INFO: %d"]] == logs(await run(writes))
 
 
 async def test_lines_of_actions_that_run_at_once_do_not_mix(run: Any) -> None:
@@ -89,6 +96,13 @@ async def test_secrets_are_blanked_out_of_captured_lines(run: Any, make_action: 
 
     assert "hunter22" not in repr(outcome)
     assert [["Secrets(KEY) [secret] {'KEY': '[secret]'}", "WARNING: [secret]"]] == logs(outcome)
+
+
+async def test_a_secret_of_several_lines_is_blanked_out_line_by_line(run: Any, make_action: Any) -> None:
+    async def prints(event: Event, api: Api) -> None:
+        print("key:", event.secrets["KEY"])
+
+    assert [["key: [secret]", "[secret]"]] == logs(await run(make_action(prints, secrets=Secrets(KEY="-----BEGIN\nabcdef"))))
 
 
 async def test_captured_lines_are_bounded(run: Any) -> None:
@@ -147,4 +161,4 @@ async def test_stdout_is_given_back_when_the_last_chain_is_closed(run: Any) -> N
 
     await second.aclose()
     assert sys.stdout is before
-    assert not logging.getLogger(ACTION_MODULES).handlers
+    assert capture._handler not in logging.getLogger(ACTION_MODULES).handlers

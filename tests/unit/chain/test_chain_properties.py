@@ -86,7 +86,7 @@ def model(scripts: list[dict[str, Any]]) -> tuple[str | None, str | None, dict[s
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(script, max_size=6))
 def test_a_chain_does_what_its_model_says(scripts: list[dict[str, Any]]) -> None:
     ran: list[int] = []

@@ -225,7 +225,9 @@ async def test_an_action_that_writes_to_the_event_fails_and_changes_nothing(run:
         (When(countries=frozenset({"FR"}), tenants=frozenset({"t"})), {"tenant": {"id": "t"}}, False),
     ],
 )
-async def test_an_action_runs_only_when_all_its_conditions_match(run: Any, make_action: Any, when: When, event: Any, *, runs: bool) -> None:
+async def test_an_action_runs_only_when_all_its_conditions_match(
+    run: Any, make_action: Any, when: When, event: Any, *, runs: bool
+) -> None:
     for entry in (sets_a, sets_after_waiting):
         assert [RAN if runs else NOT_MATCHED] == outcomes(await run(make_action(entry, when=when), event=event))
 
@@ -363,7 +365,7 @@ def blocks(event: Event, api: Api) -> None:
 
 
 async def blocks_the_loop(event: Event, api: Api) -> None:
-    time.sleep(0.05)
+    time.sleep(0.05)  # noqa: ASYNC251 - the mistake under test
 
 
 SLOW = [sleeps, swallows_cancellation, blocks, blocks_the_loop]
