@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -54,15 +56,15 @@ async def make_topic(bootstrap: str, name: str) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     await admin.start()
     try:
-        response = await admin.create_topics([NewTopic(name, -1, -1)])
+        response = await admin.create_topics([NewTopic(name, 1, 1)])
         assert [(name, 0, None)] == response.topic_errors
     finally:
         await admin.close()
 
 
-def brokers_in(folder: Path) -> list[str]:
+def processes_of(folder: Path) -> list[str]:
     """Return the command lines of processes that mention a folder."""
-    found = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    found = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     return [line for line in found.splitlines() if str(folder) in line]
 
 
@@ -94,89 +96,113 @@ def test_it_listens_on_loopback_only(kafka):
     assert {"0100007F", "0000000000000000FFFF00000100007F"} >= {address.split(":")[0] for address in listening}
 
 
-async def test_data_and_address_outlive_a_restart_a_kill_and_a_pause(eventually):
-    with EmbeddedKafka(partitions=3) as kafka:
-        bootstrap, pid, folder = kafka.bootstrap, kafka.pid, kafka.data_dir
-        await make_topic(bootstrap, "t")
-        await write(bootstrap, "t", b"one")
-
-        await asyncio.to_thread(kafka.restart)
-        assert (bootstrap, True) == (kafka.bootstrap, pid != kafka.pid)
-        await write(bootstrap, "t", b"two")
-
-        kafka.kill()
-        assert not kafka.running
-        assert kafka.pid is None
-        await asyncio.to_thread(kafka.start)
-        assert bootstrap == kafka.bootstrap
-
-        kafka.pause()
-        writing = asyncio.create_task(write(bootstrap, "t", b"three"))
-        await asyncio.wait([writing], timeout=0.5)
-        assert not writing.done()
-        kafka.resume()
-        await writing
-
-        assert [b"one", b"two", b"three"] == await read(bootstrap, "t", 3)
-    assert folder
-    assert not folder.exists()
-    assert [] == brokers_in(folder)
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
+    """A broker with a named folder that these tests may stop; the first port it chooses is taken before it gets there."""
+    folder = tmp_path_factory.mktemp("own") / "with a space and an ü"
+    choose = EmbeddedKafka._choose_ports
+    with socket.create_server((HOST, 0)) as other, pytest.MonkeyPatch.context() as patch:
+        taken = [other.getsockname()[1]]
+        patch.setattr(EmbeddedKafka, "_choose_ports", lambda kafka: (taken.pop(), 20_000) if taken else choose(kafka))
+        broker = EmbeddedKafka(folder).start()
+        assert [] == taken
+        assert f"{HOST}:{other.getsockname()[1]}" != broker.bootstrap
+    yield broker
+    broker.stop()
+    assert [] == processes_of(folder)
 
 
-async def test_a_named_folder_is_used_again_on_other_ports_but_never_by_two_at_once(tmp_path):
-    folder = tmp_path / "with a space and an ü"
-    with EmbeddedKafka(folder) as kafka:
-        await make_topic(kafka.bootstrap, "t")
-        await write(kafka.bootstrap, "t", b"kept")
-        with pytest.raises(EmbeddedBrokerError, match="another broker is using .*: end it, or name another folder"):
-            EmbeddedKafka(folder).start()
-        assert kafka.running
+async def test_a_port_that_somebody_takes_before_the_broker_does_is_replaced_by_another(own):
+    await make_topic(own.bootstrap, "t")
+    await write(own.bootstrap, "t", b"one")
 
-    assert (folder / "broker.log").exists()
-    with EmbeddedKafka(folder) as kafka:
-        assert [b"kept"] == await read(kafka.bootstrap, "t", 1)
-    assert [] == brokers_in(folder)
+    assert [b"one"] == await read(own.bootstrap, "t", 1)
 
 
-@pytest.mark.parametrize("moment", ["while it runs", "while it starts"])
-async def test_nothing_is_left_after_kill_9_of_the_parent(tmp_path, alive, eventually, moment):
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)}
+async def test_data_and_address_outlive_a_restart(own):
+    bootstrap, pid = own.bootstrap, own.pid
+
+    await asyncio.to_thread(own.restart)
+
+    assert (bootstrap, True) == (own.bootstrap, pid != own.pid)
+    assert [b"one"] == await read(bootstrap, "t", 1)
+
+
+async def test_a_paused_broker_answers_when_it_is_resumed(own):
+    own.pause()
+    writing = asyncio.create_task(write(own.bootstrap, "t", b"two"))
+    done, _ = await asyncio.wait([writing], timeout=0.3)
+    assert not done
+
+    own.resume()
+    await writing
+    assert [b"one", b"two"] == await read(own.bootstrap, "t", 2)
+
+
+def test_a_folder_is_never_used_by_two_brokers_at_once(own):
+    with pytest.raises(EmbeddedBrokerError, match=r"another broker is using .*: end it, or name another folder"):
+        EmbeddedKafka(own.data_dir).start()
+
+    assert own.running
+
+
+async def test_what_was_acknowledged_outlives_kill_9_and_is_there_for_the_next_to_use_the_folder(own):
+    await write(own.bootstrap, "t", b"three")
+
+    own.kill()
+
+    assert (False, None) == (own.running, own.pid)
+    own._ports = None  # as another EmbeddedKafka in another process would find it
+    await asyncio.to_thread(own.start)
+    assert [b"one", b"two", b"three"] == await read(own.bootstrap, "t", 3)
+
+
+@contextlib.contextmanager
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run a process that has an embedded broker."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment
     )
-    assert holder.stdout
-    if moment == "while it runs":
-        line = await asyncio.to_thread(holder.stdout.readline)
-        pid, watcher = map(int, line.split()[:2])
-        assert alive(pid)
-        assert alive(watcher)
-    else:
-        await eventually(lambda: any("kafka.Kafka" in line and "watcher.py" not in line for line in brokers_in(tmp_path)))
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
-    holder.kill()
-    holder.wait()
 
-    await eventually(lambda: not brokers_in(tmp_path), within_s=20)
-    await eventually(lambda: not list(tmp_path.iterdir()))
-    holder.stdout.close()
+async def test_nothing_is_left_after_kill_9_of_the_parent(tmp_path, alive, eventually):
+    with holder(tmp_path) as process:
+        assert process.stdout
+        pid, watcher = map(int, (await asyncio.to_thread(process.stdout.readline)).split()[:2])
+        assert 2 == len(processes_of(tmp_path))
+
+        process.kill()
+
+        await eventually(lambda: not alive(pid) and not alive(watcher), within_s=20)
+    assert [] == processes_of(tmp_path)
+    assert [] == list(tmp_path.iterdir())
+
+
+async def test_nothing_is_left_after_kill_9_of_the_parent_while_the_broker_starts(tmp_path, eventually):
+    with holder(tmp_path) as process:
+        await eventually(lambda: len(processes_of(tmp_path)) == 2)
+
+        process.kill()
+
+        await eventually(lambda: not processes_of(tmp_path), within_s=20)
+    assert [] == list(tmp_path.iterdir())
 
 
 async def test_ctrl_c_reaches_us_before_the_broker_and_leaves_nothing(tmp_path, alive):
-    holder = subprocess.Popen(  # noqa: ASYNC220 -- nothing else runs here
-        [sys.executable, "-c", HOLDER],
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-    )
-    assert holder.stdout
-    pid = int((await asyncio.to_thread(holder.stdout.readline)).split()[0])
+    with holder(tmp_path) as process:
+        assert process.stdout
+        pid = int((await asyncio.to_thread(process.stdout.readline)).split()[0])
 
-    os.killpg(holder.pid, signal.SIGINT)  # what the terminal does
+        os.killpg(process.pid, signal.SIGINT)  # what the terminal does
 
-    assert "running at Ctrl-C: True\nrunning after stop: False\n" == await asyncio.to_thread(holder.stdout.read)
-    holder.wait()
-    holder.stdout.close()
-    assert not alive(pid)
+        assert "running at Ctrl-C: True\nrunning after stop: False\n" == await asyncio.to_thread(process.stdout.read)
+        assert not alive(pid)
     assert [] == list(tmp_path.iterdir())
 
 
@@ -188,7 +214,7 @@ def test_a_failed_start_quotes_the_broker_says_what_else_to_do_and_leaves_nothin
 
     assert "Invalid value soon for configuration log.retention.ms" in str(caught.value)
     assert "set GATE_BOOTSTRAP_SERVERS" in str(caught.value)
-    assert [] == brokers_in(tmp_path)
+    assert [] == processes_of(tmp_path)
     assert [] == list(tmp_path.iterdir())
 
 
@@ -198,7 +224,7 @@ def test_a_broker_that_does_not_come_up_in_time_is_ended(tmp_path, monkeypatch):
     with pytest.raises(EmbeddedBrokerError, match=r"did not start within 0.1 s"):
         EmbeddedKafka(start_timeout_s=0.1).start()
 
-    assert [] == brokers_in(tmp_path)
+    assert [] == processes_of(tmp_path)
 
 
 def test_a_start_can_be_stopped_from_another_thread(tmp_path, monkeypatch):
@@ -211,7 +237,7 @@ def test_a_start_can_be_stopped_from_another_thread(tmp_path, monkeypatch):
         kafka.start()
 
     stopper.join()
-    assert [] == brokers_in(tmp_path)
+    assert [] == processes_of(tmp_path)
     assert [] == list(tmp_path.iterdir())
 
 
@@ -227,18 +253,6 @@ def test_a_folder_with_something_else_in_it_is_not_touched(tmp_path):
 def test_a_named_port_that_is_taken_is_an_error_at_once():
     with socket.create_server((HOST, 0)) as other, pytest.raises(EmbeddedBrokerError, match=r"port \d+ on 127.0.0.1 is taken"):
         EmbeddedKafka(port=other.getsockname()[1]).start()
-
-
-def test_a_port_that_somebody_takes_before_the_broker_does_is_replaced_by_another(monkeypatch):
-    with socket.create_server((HOST, 0)) as other:
-        taken = other.getsockname()[1]
-        choose = EmbeddedKafka._choose_ports
-        choices = iter([taken])
-        monkeypatch.setattr(EmbeddedKafka, "_choose_ports", lambda kafka: (next(choices, choose(kafka)[0]), choose(kafka)[1]))
-
-        with EmbeddedKafka() as kafka:
-            assert f"{HOST}:{taken}" != kafka.bootstrap
-            assert kafka.running
 
 
 def test_the_preferred_port_is_taken_if_it_is_free_and_another_if_not():

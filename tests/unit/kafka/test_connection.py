@@ -178,7 +178,7 @@ async def test_an_unknown_host_is_named():
 
 
 async def test_an_unreadable_token_file_is_named():
-    with pytest.raises(AuthenticationFailedError, match="GATE_SASL_OAUTH_TOKEN_FILE=none cannot be read: .*No such file"):
+    with pytest.raises(AuthenticationFailedError, match=r"GATE_SASL_OAUTH_TOKEN_FILE=none cannot be read: .*No such file"):
         await TokenFile(Path("none")).token()
 
 
