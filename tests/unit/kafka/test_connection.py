@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import logging
 import os
@@ -13,6 +14,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import AuthenticationFailedError
 
 from gate.config import Settings
@@ -105,6 +108,21 @@ async def test_an_oauth_token_is_read_anew_for_each_connection():
     assert "first" == await provider.token()
     file.write_text("second")  # noqa: ASYNC240
     assert "second" == await provider.token()
+
+
+@pytest.mark.parametrize("library_client", [AIOKafkaConsumer, AIOKafkaProducer, AIOKafkaAdminClient])
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "GSSAPI", "OAUTHBEARER"])
+def test_every_client_of_the_library_takes_all_options(library_client, mechanism, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    settings = Settings(
+        security_protocol="SASL_SSL",
+        sasl_mechanism=mechanism,
+        sasl_username="gate",
+        sasl_password="secret",
+        sasl_oauth_token_file="token",
+    )
+
+    assert set(client_options(settings, "a:1")) <= set(inspect.signature(library_client).parameters)
 
 
 def test_kerberos_names_reach_the_client(monkeypatch):
