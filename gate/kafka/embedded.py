@@ -251,6 +251,7 @@ class EmbeddedKafka:
                 f"the embedded broker could not listen on {HOST}:{ports[0]} or :{ports[1]}: a port was taken meanwhile; try again"
             )
         where = "" if self._temporary else f" (all of it is in {folder.log})"
+        said = folder.complaint(distribution)
         return EmbeddedBrokerError(
-            f"the embedded Kafka {distribution.version} {trouble}; it said{where}:\n{folder.complaint(distribution)}\nMend that, {OTHERWISE}"
+            f"the embedded Kafka {distribution.version} {trouble}; it said{where}:\n{said}\nMend that, {OTHERWISE}"
         )
