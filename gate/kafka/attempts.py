@@ -163,7 +163,7 @@ class AttemptSender:
             producer = self._new_producer()
             try:
                 await producer.start()
-            except KafkaError:
+            except Exception:  # noqa: BLE001 - whatever it is, attempts wait, and nobody else would try again
                 await _close(producer)
             except BaseException:
                 await _close(producer)
@@ -185,7 +185,7 @@ class AttemptSender:
 
 
 async def _close(producer: AIOKafkaProducer) -> None:
-    with contextlib.suppress(TimeoutError):
+    with contextlib.suppress(Exception):  # what a broken producer says at its end helps nobody
         try:
             async with asyncio.timeout(CLOSE_S):
                 await producer.stop()
