@@ -8,6 +8,7 @@ import os
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import pytest
@@ -57,7 +58,10 @@ def settings(kafka: EmbeddedKafka) -> Settings:
 
 @pytest.fixture
 async def topics(settings: Settings, request: pytest.FixtureRequest) -> Settings:
-    """The same settings with their four topics made, 4 partitions each; `parametrize("topics", [1], indirect=True)` for another number."""
+    """The same settings with their four topics made, 4 partitions each.
+
+    `@pytest.mark.parametrize("topics", [1], indirect=True)` for another number.
+    """
     assert settings.bootstrap_servers
     await create_topics(settings, settings.bootstrap_servers, partitions=getattr(request, "param", 4), replication=1)
     return settings
@@ -79,6 +83,23 @@ async def _eventually(check: Callable[[], Any], *, within_s: float = 10.0) -> An
         if time.monotonic() > deadline:
             pytest.fail(f"not within {within_s:g} s: {inspect.getsource(check).strip()}\n{problem}")
         await asyncio.sleep(0.01)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except ProcessLookupError:
+        return False
+    except FileNotFoundError:  # gone between the two lines, or a system without /proc
+        return not Path("/proc/self").exists()
+    return state != "Z"  # a zombie is dead, but nobody has asked how it ended
+
+
+@pytest.fixture
+def alive() -> Callable[[int], bool]:
+    """`alive(pid)`: whether this process is running."""
+    return _alive
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from gate.chain.api import Api
 from gate.model.event import PASSWORDLESS, Event
@@ -80,11 +80,15 @@ class Action:
     secrets: Secrets = NO_SECRETS
     config: ReadOnlyDict = EMPTY
     late_calls: int = field(default=0, init=False)
+    waits: bool = field(init=False)  # the code's; these two are looked up here on the hot path
+    run_by_hand: Callable[[Event, Api], None] = field(init=False, repr=False)
     plain: bool = field(init=False)  # no secrets, no config: all plain actions of a chain may share one event
     _secret_values: re.Pattern[str] | None = field(init=False, repr=False)
     _late_call_logged_s: float = field(default=float("-inf"), init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self.waits = self.code.waits
+        self.run_by_hand = self.code.run_by_hand
         self.plain = not self.secrets and not self.config
         values = sorted({value for value in self.secrets.values() if value}, key=len, reverse=True)
         self._secret_values = re.compile("|".join(map(re.escape, values))) if values else None
@@ -101,15 +105,3 @@ class Action:
         if now - self._late_call_logged_s >= LATE_CALL_LOG_INTERVAL_S:
             self._late_call_logged_s = now
             logger.warning("action %s called api.%s after it had returned; the call is ignored", self.name, call)
-
-
-def secrets_of(values: Mapping[str, str]) -> Secrets:
-    """Return secrets as an action sees them."""
-    return Secrets(values)
-
-
-def config_of(values: Mapping[str, Any]) -> ReadOnlyDict:
-    """Return an action's config as it sees it."""
-    from gate.model.readonly import freeze_object
-
-    return freeze_object(dict(values))

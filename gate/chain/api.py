@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import httpx
 
     from gate.chain.effects import Effects
+    from gate.chain.http import HttpPool
 
 MAX_VALIDATION_CHARACTERS: Final = 100
 """Of code and message each, in code points (AUTH0.md 1.2; DESIGN.md section 3, 11)."""
@@ -48,6 +49,8 @@ class Access:
 
         if user_message is not None:
             user_message = effects.action.redact(_text("access.deny", "user_message", user_message))
+
+        effects.untouched = False
 
         if effects.denial is None:
             effects.denial = effects.action.redact(reason), user_message
@@ -85,6 +88,8 @@ class Validation:
         if field is not None:
             error["field"] = redact(_text("validation.error", "field", field))
 
+        effects.untouched = False
+
         if effects.errors is None:
             effects.errors = []
 
@@ -111,6 +116,8 @@ class UserChanges:
 
         key, value = _metadata("user.set_user_metadata", key, value)
 
+        effects.untouched = False
+
         if effects.user_metadata is None:
             effects.user_metadata = {}
 
@@ -126,6 +133,8 @@ class UserChanges:
             return self._api
 
         key, value = _metadata("user.set_app_metadata", key, value)
+
+        effects.untouched = False
 
         if effects.app_metadata is None:
             effects.app_metadata = {}
@@ -177,13 +186,13 @@ class Api:
         return self._pool.sync_client
 
     @property
-    def _pool(self) -> Any:
-        pool = self._effects.pool
+    def _pool(self) -> HttpPool:
+        resources = self._effects.resources
 
-        if pool is None:
+        if resources is None:
             raise RuntimeError("api.http works while the chain is started: `async with chain`")
 
-        return pool
+        return resources.http
 
 
 def _text(call: str, name: str, value: object) -> str:
@@ -210,6 +219,9 @@ def _metadata(call: str, key: object, value: object) -> tuple[str, Any]:
 
     if not text:
         raise ValueError(f"api.{call}: key is empty")
+
+    if type(value) is str and value.isascii():
+        return text, value
 
     return text, _json(value, f"api.{call}: value of {text!r}", MAX_DEPTH)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from gate.model.decision import OutboundCall, Outcome
 
@@ -24,39 +24,34 @@ current: ContextVar[Effects | None] = ContextVar("effects of the running action"
 """The action that runs in this context; `print()`, logging and `api.http` find it here, in tasks and threads alike."""
 
 
+class Resources(NamedTuple):
+    """What the actions of a started chain share."""
+
+    http: HttpPool
+    threads: DaemonThreads
+
+
 class Effects:
-    """The record that an action's `api` writes and the runner reads. A closed one takes nothing more."""
+    """The record that an action's `api` writes and the runner reads. A closed one takes nothing more.
 
-    __slots__ = (
-        "action",
-        "app_metadata",
-        "closed",
-        "deadline_s",
-        "denial",
-        "errors",
-        "log_characters",
-        "log_lines",
-        "log_partial",
-        "outcome",
-        "pool",
-        "threads",
-        "user_metadata",
-    )
+    What most actions never touch is a default of the class: one is made for every action of every attempt.
+    """
 
-    def __init__(
-        self, action: Action, outcome: Outcome, pool: HttpPool | None, threads: DaemonThreads | None, deadline_s: float
-    ) -> None:
+    closed = False
+    untouched = True  # nothing was commanded
+    denial: tuple[str, str | None] | None = None  # the first: reason, user message
+    errors: list[dict[str, str]] | None = None
+    user_metadata: dict[str, Any] | None = None
+    app_metadata: dict[str, Any] | None = None
+    log_lines: list[str] | None = None
+    log_partial = ""
+    log_characters = 0
+
+    def __init__(self, action: Action, outcome: Outcome, resources: Resources | None, deadline_s: float) -> None:
         self.action = action
         self.outcome = outcome  # of the whole chain; outbound and late calls are added there
-        self.pool = pool
-        self.threads = threads
+        self.resources = resources
         self.deadline_s = deadline_s  # time.monotonic() at which the action is cut
-        self.closed = False
-        self.denial: tuple[str, str | None] | None = None  # the first: reason, user message
-        self.errors: list[dict[str, str]] | None = None
-        self.user_metadata: dict[str, Any] | None = None
-        self.app_metadata: dict[str, Any] | None = None
-        self.log_lines: list[str] | None = None
 
     def __repr__(self) -> str:
         return f"<Effects of {self.action.name}: {'closed' if self.closed else 'open'}>"
@@ -79,13 +74,10 @@ class Effects:
         if self.closed:
             return
 
-        *lines, partial = (self.log_partial + text if self.log_lines is not None else text).split("\n")
+        *lines, partial = (self.log_partial + text).split("\n")
 
         for line in lines:
             self.log(line)
-
-        if self.log_lines is None:
-            self._begin_log()
 
         self.log_partial = partial[:MAX_LOG_CHARACTERS]
 
@@ -95,10 +87,9 @@ class Effects:
             return
 
         if self.log_lines is None:
-            self._begin_log()
+            self.log_lines = []
 
         lines = self.log_lines
-        assert lines is not None  # noqa: S101 - _begin_log made it
         room = MAX_LOG_CHARACTERS - self.log_characters
 
         if room <= 0 or len(lines) >= MAX_LOG_LINES:
@@ -112,23 +103,14 @@ class Effects:
         self.log_characters += len(kept) + 1
         lines.append(kept)
 
-    def close(self) -> list[str]:
+    def close(self) -> list[str] | None:
         """Take nothing more; return the captured lines. May be called again."""
-        if self.log_lines is None:
-            self.closed = True
-            return []
-
         if self.log_partial:
             self.log(self.log_partial)
             self.log_partial = ""
 
         self.closed = True
         return self.log_lines
-
-    def _begin_log(self) -> None:
-        self.log_lines = []
-        self.log_partial = ""
-        self.log_characters = 0
 
 
 _DROPPED = "… more lines were dropped"

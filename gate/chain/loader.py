@@ -82,7 +82,7 @@ def _build(
             )
 
     if found:
-        raise ChainError(found)
+        raise ChainError(list(dict.fromkeys(found)))  # a file named twice has its problems once
 
     return Chain(actions, timeout_s=timeout_s, hash="sha256:" + digest.hexdigest())
 

@@ -85,10 +85,10 @@ class FunctionAction:
         """Run in a thread; when cancelled, the thread is abandoned."""
         effects = current.get()
 
-        if effects is None or effects.threads is None:
+        if effects is None or effects.resources is None:
             raise RuntimeError("plain `def` actions run while the chain is started: `async with chain`")
 
-        result = await effects.threads.call(self._entry, event, api)
+        result = await effects.resources.threads.call(self._entry, event, api)
 
         if result is not None:
             _refuse_awaitable(result)

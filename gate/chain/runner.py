@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 from gate.chain import capture
 from gate.chain.action import Action
 from gate.chain.api import Api
-from gate.chain.effects import Effects, current
+from gate.chain.effects import Effects, Resources, current
 from gate.chain.http import HttpPool
 from gate.chain.threads import DaemonThreads
 from gate.model.decision import ActionOutcome, ActionTrace, Cause, Denial, Outcome, fixed_denial
@@ -32,6 +32,11 @@ CANCEL_GRACE_S: Final = 0.01
 MAX_CONNECTIONS: Final = 1000
 SYNC_THREADS: Final = 64
 
+# Looked up once: these stand in the hot path, and an enum's member takes a metaclass lookup.
+_RAN: Final = ActionOutcome.RAN
+_NOT_MATCHED: Final = ActionOutcome.NOT_MATCHED
+_EXPIRED: Final = Cause.EXPIRED
+_TIMED_OUT: Final = Cause.TIMED_OUT
 _monotonic = time.monotonic
 _get_effects = current.get
 _set_effects = current.set
@@ -61,25 +66,24 @@ class Run:
         return self.plain_event
 
 
-def settle(
-    run: Run, action: Action, effects: Effects, error: BaseException | None, *, begun_s: float, ended_s: float, cut: bool = False
-) -> bool:
+def settle(run: Run, action: Action, effects: Effects, error: BaseException | None, begun_s: float, ended_s: float, cut: bool = False) -> bool:
     """Take an action's effects into the outcome of its run; return whether the chain ends here.
 
     `error` is what the action raised, `cut` that it was stopped by its time limit. One that ended by itself but too late has timed
     out, too.
     """
     outcome = run.outcome
-    trace = ActionTrace(
-        name=action.name,
-        version=action.version,
-        outcome=ActionOutcome.RAN,
-        duration_ms=(ended_s - begun_s) * 1000,
-        logs=effects.close(),
-    )
+    trace = ActionTrace(action.name, action.version, _RAN, (ended_s - begun_s) * 1000)
     outcome.trace.append(trace)
     own_limit_s = begun_s + action.timeout_s
     timed_out = cut or ended_s > run.deadline_s or ended_s > own_limit_s
+    logs = effects.close()
+
+    if logs:
+        trace.logs = logs
+
+    if error is None and not timed_out and effects.untouched:  # the usual case
+        return False
 
     if error is not None:
         trace.error = type(error).__name__
@@ -89,16 +93,7 @@ def settle(
     if effects.denial is not None:  # stands whatever came after it (rule 4)
         reason, user_message = effects.denial
         trace.outcome = ActionOutcome.DENIED
-        return _deny(
-            outcome,
-            Denial(
-                cause=Cause.ACCESS_DENIED,
-                reason=reason,
-                user_message=user_message,
-                action=action.name,
-                errors=tuple(effects.errors or ()),
-            ),
-        )
+        return _deny(outcome, _worded(Cause.ACCESS_DENIED, reason, user_message, action, effects))
 
     if timed_out:
         trace.outcome = ActionOutcome.TIMED_OUT
@@ -115,21 +110,15 @@ def settle(
     if effects.errors:
         first = effects.errors[0]
         trace.outcome = ActionOutcome.DENIED
-        return _deny(
-            outcome,
-            Denial(
-                cause=Cause.VALIDATION_ERROR,
-                reason=first["code"],
-                user_message=first["message"],
-                action=action.name,
-                errors=tuple(effects.errors),
-            ),
-        )
+        return _deny(outcome, _worded(Cause.VALIDATION_ERROR, first["code"], first["message"], action, effects))
 
-    if effects.user_metadata is not None or effects.app_metadata is not None:
-        _take_metadata(run, action, effects)
-
+    _take_metadata(run, action, effects)
     return False
+
+
+def _worded(cause: Cause, reason: str, user_message: str | None, action: Action, effects: Effects) -> Denial:
+    """Return a denial in the action's own words, with all its validation errors."""
+    return Denial(cause=cause, reason=reason, user_message=user_message, action=action.name, errors=tuple(effects.errors or ()))
 
 
 def _deny(outcome: Outcome, denial: Denial) -> bool:
@@ -155,9 +144,11 @@ def _take_metadata(run: Run, action: Action, effects: Effects) -> None:
 
     changes = run.outcome.changes
 
-    for scope, values in (("user_metadata", effects.user_metadata), ("app_metadata", effects.app_metadata)):
-        if values is not None:
-            changes.setdefault(scope, {}).update(values)  # last write wins (rule 5)
+    if effects.user_metadata is not None:
+        changes.setdefault("user_metadata", {}).update(effects.user_metadata)  # last write wins (rule 5)
+
+    if effects.app_metadata is not None:
+        changes.setdefault("app_metadata", {}).update(effects.app_metadata)
 
 
 class Chain:
@@ -167,8 +158,7 @@ class Chain:
         self.actions = tuple(actions)
         self.timeout_s = timeout_s
         self.hash = hash
-        self._pool: HttpPool | None = None
-        self._threads: DaemonThreads | None = None
+        self._resources: Resources | None = None
         self._abandoned: set[asyncio.Task[Any]] = set()
 
     def __repr__(self) -> str:
@@ -182,17 +172,18 @@ class Chain:
     @property
     def abandoned_threads(self) -> int:
         """Threads given up because a plain `def` action overran in them."""
-        return 0 if self._threads is None else self._threads.abandoned
+        return 0 if self._resources is None else self._resources.threads.abandoned
 
     async def start(self, *, connections: int = MAX_CONNECTIONS, sync_threads: int = SYNC_THREADS) -> None:
         """Open the HTTP pool (`connections`: attempts in flight) and the threads for plain `def` actions; capture what actions print."""
-        self._pool = HttpPool(connections=connections)
-        self._threads = DaemonThreads(sync_threads)
+        self._resources = Resources(HttpPool(connections=connections), DaemonThreads(sync_threads))
         capture.install()
 
     async def aclose(self) -> None:
         """Close what `start` opened; an abandoned action is cancelled once more and never waited for."""
-        if self._pool is None or self._threads is None:
+        resources, self._resources = self._resources, None
+
+        if resources is None:
             return
 
         capture.remove()
@@ -200,9 +191,8 @@ class Chain:
         for task in self._abandoned:
             task.cancel()
 
-        self._threads.close()
-        pool, self._pool, self._threads = self._pool, None, None
-        await pool.aclose()
+        resources.threads.close()
+        await resources.http.aclose()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -220,11 +210,12 @@ class Chain:
         now = _monotonic()
 
         if patience_s < self.timeout_s:
-            run = Run(event, attempt_id, now + patience_s, Cause.EXPIRED)
+            run = Run(event, attempt_id, now + patience_s, _EXPIRED)
         else:
-            run = Run(event, attempt_id, now + self.timeout_s, Cause.TIMED_OUT)
+            run = Run(event, attempt_id, now + self.timeout_s, _TIMED_OUT)
 
         outcome = run.outcome
+        resources = self._resources
         outer = _get_effects()
         position = 0
 
@@ -235,20 +226,20 @@ class Chain:
                     break
 
                 if action.when is not None and not action.when.matches(event):
-                    outcome.trace.append(ActionTrace(name=action.name, version=action.version, outcome=ActionOutcome.NOT_MATCHED))
+                    outcome.trace.append(ActionTrace(name=action.name, version=action.version, outcome=_NOT_MATCHED))
                     position += 1
                     continue
 
-                if action.code.waits:
+                if action.waits:
                     return self._go_on(run, position)
 
                 position += 1
                 begun_s = now
-                effects = Effects(action, outcome, self._pool, self._threads, run.deadline_s)
+                effects = Effects(action, outcome, resources, run.deadline_s)
                 _set_effects(effects)
                 error: BaseException | None = None
                 try:
-                    action.code.run_by_hand(run.event_for(action), Api(effects))
+                    action.run_by_hand(run.event_for(action), Api(effects))
                 except KeyboardInterrupt:
                     raise
                 except BaseException as raised:  # noqa: BLE001 - a foreign action; even its SystemExit harms only itself
@@ -256,7 +247,7 @@ class Chain:
 
                 now = _monotonic()
 
-                if settle(run, action, effects, error, begun_s=begun_s, ended_s=now):
+                if settle(run, action, effects, error, begun_s, now):
                     break
         finally:
             _set_effects(outer)
@@ -280,7 +271,7 @@ class Chain:
             position += 1
 
             if action.when is not None and not action.when.matches(run.event):
-                outcome.trace.append(ActionTrace(name=action.name, version=action.version, outcome=ActionOutcome.NOT_MATCHED))
+                outcome.trace.append(ActionTrace(name=action.name, version=action.version, outcome=_NOT_MATCHED))
                 continue
 
             if await self._perform(run, action, begun_s):
@@ -294,7 +285,7 @@ class Chain:
     async def _perform(self, run: Run, action: Action, begun_s: float) -> bool:
         """Run one action in a task of its own, no longer than it may; return whether the chain ends with it."""
         deadline_s = min(begun_s + action.timeout_s, run.deadline_s)
-        effects = Effects(action, run.outcome, self._pool, self._threads, deadline_s)
+        effects = Effects(action, run.outcome, self._resources, deadline_s)
         event = run.event_for(action)
         task = asyncio.create_task(_guard(action, event, effects), name=f"action {action.name}")
         try:
@@ -319,7 +310,7 @@ class Chain:
         else:
             error = task.result()
 
-        return settle(run, action, effects, error, begun_s=begun_s, ended_s=ended_s, cut=not done)
+        return settle(run, action, effects, error, begun_s, ended_s, cut=not done)
 
     def _abandon(self, task: asyncio.Task[BaseException | None]) -> None:
         """Cancel a task and wait for it no longer; it is kept only so that it is not collected while it runs."""
@@ -330,8 +321,7 @@ class Chain:
 
     def _not_reached(self, outcome: Outcome, position: int) -> None:
         outcome.trace.extend(
-            ActionTrace(name=action.name, version=action.version, outcome=ActionOutcome.NOT_REACHED)
-            for action in self.actions[position:]
+            ActionTrace(name=action.name, version=action.version, outcome=ActionOutcome.NOT_REACHED) for action in self.actions[position:]
         )
 
 

@@ -17,14 +17,8 @@ def variable(action: str, key: str) -> str:
     return PREFIX + re.sub(r"[^A-Z0-9]", "_", f"{action}_{key}".upper())
 
 
-@dataclass(frozen=True)
 class MissingSecret(Exception):
     """A secret is not there; the message names its variable and where it was looked for, and holds nothing of any secret."""
-
-    problem: str
-
-    def __str__(self) -> str:
-        return self.problem
 
 
 @dataclass(frozen=True, repr=False)

@@ -89,10 +89,10 @@ def _java() -> str:
     said = subprocess.run([java, "-version"], capture_output=True, text=True, errors="replace", check=False)
     found = re.search(r'version "(?:1\.)?(\d+)', said.stderr + said.stdout)
     if said.returncode or not found:
-        raise EmbeddedBrokerError(f"the embedded Kafka needs Java {JAVA_AT_LEAST} or newer, but {java} does not run: {install}")
+        raise EmbeddedBrokerError(f"the embedded Kafka needs Java {JAVA_AT_LEAST} or newer, but {java} fails: {install}")
     if int(found[1]) < JAVA_AT_LEAST:
         raise EmbeddedBrokerError(
-            f"the embedded Kafka needs Java {JAVA_AT_LEAST} or newer, but {java} is Java {found[1]}: {install} (JAVA_HOME chooses one of several)"
+            f"the embedded Kafka needs Java {JAVA_AT_LEAST} or newer, but {java} is Java {found[1]}: {install}"
         )
     return java
 

@@ -1,4 +1,7 @@
-"""Which settings of the four topics weaken a promise: the conditions of DESIGN.md section 2 and protocol/README.md, as pure functions."""
+"""Which settings of the four topics weaken a promise, decided purely.
+
+The conditions are those of DESIGN.md section 2, and C1, C2, C4, C5 of protocol/README.md.
+"""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ async def check_topics(settings: Settings, bootstrap: str) -> list[Finding]:
         name: Topic(
             name=name,
             partitions=len(described[name]["partitions"]),
-            replication=min(len(partition["replicas"]) for partition in described[name]["partitions"]),
+            replication=min((len(partition["replicas"]) for partition in described[name]["partitions"]), default=0),
             config=configs.get(name),
         )
         for name in existing

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from collections.abc import Sequence
 from typing import Any
 
 DOCUMENT_VERSION = 1
@@ -61,7 +62,7 @@ class ActionOutcome(StrEnum):
     NOT_REACHED = "not_reached"  # the chain ended before it
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class ActionTrace:
     """What one action did; goes to the ledger and to `gate test`, never to the asker."""
 
@@ -70,7 +71,7 @@ class ActionTrace:
     outcome: ActionOutcome
     duration_ms: float = 0.0
     error: str | None = None  # class name of what it raised
-    logs: list[str] = field(default_factory=list)  # captured lines, bounded
+    logs: Sequence[str] = ()  # captured lines, bounded
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry of the ledger's `trace` list."""

@@ -29,8 +29,8 @@ PERCENTILES: Final = (50.0, 90.0, 95.0, 99.0, 99.9)
 ON_SCHEDULE_MS: Final = 10.0
 """The generator kept its schedule if 99 % of the asks left at most this late; else the latencies speak of it, not of the gate."""
 
-TICK_S: Final = 0.25
-"""How often `on_tick` is called."""
+TICK_S: Final = 0.5
+"""How often `on_tick` is called. A percentile takes the histogram 1.3 ms, in which nobody is asked."""
 
 
 class Asks(Protocol):
@@ -81,7 +81,8 @@ class LoadReport:
     denied: Counter[str] = field(default_factory=Counter)  # by cause
     lost: int = 0  # no answer within the time limit
     errors: Counter[str] = field(default_factory=Counter)  # by class name: asks that failed otherwise
-    elapsed_s: float = 0.0  # from the first ask's time to the last answer
+    elapsed_s: float = 0.0  # from the first ask's time to the last answer; while it runs, to the last tick
+    last_answer_s: float = 0.0
     latencies: Latencies = field(default_factory=Latencies)  # of answers, from the scheduled time
     delays: Latencies = field(default_factory=Latencies)  # from the scheduled time until the generator asked
 
@@ -144,7 +145,7 @@ class LoadReport:
             self.errors[type(result).__name__] += 1
         else:
             self.latencies.record(latency_s)
-            self.elapsed_s = at_s
+            self.last_answer_s = at_s
             if result.denial is None:
                 self.approved += 1
             else:
@@ -178,7 +179,7 @@ async def run_load(
 ) -> LoadReport:
     """Make `rate * duration_s` asks, each at its time, and return what they came to once all have ended.
 
-    `on_tick` gets the report as it stands, four times a second. Cancelling this cancels the asks that wait.
+    `on_tick` gets the report as it stands, twice a second. Cancelling this cancels the asks that wait.
     """
     report = LoadReport(rate=rate, duration_s=duration_s, mix=mix, timeout_s=timeout_s)
     total = max(1, round(rate * duration_s))
@@ -197,6 +198,7 @@ async def run_load(
     async def tick() -> None:
         while True:
             await asyncio.sleep(TICK_S)
+            report.elapsed_s = clock() - begun
             if on_tick is not None:
                 on_tick(report)
 
@@ -215,6 +217,7 @@ async def run_load(
                     report.sent += 1
         finally:
             ticker.cancel()
+    report.elapsed_s = report.last_answer_s
     if on_tick is not None:
         on_tick(report)
     return report

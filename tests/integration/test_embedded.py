@@ -1,5 +1,5 @@
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaProducer
 
 pytestmark = pytest.mark.kafka
 
