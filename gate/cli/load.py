@@ -61,17 +61,11 @@ class LiveLine:
     """The state of a load while it runs: one line rewritten in place on a terminal, a new one now and then elsewhere."""
 
     def __init__(self) -> None:
-        from rich.live import Live
-
-        from gate.cli.output import console
+        from gate.cli.output import console, in_place
 
         self._console = console(stderr=True)
-        self._live = Live(console=self._console, transient=True, auto_refresh=False) if self._in_place else None
+        self._live = in_place(self._console, animated=False)
         self._next_s = PLAIN_LINE_EVERY_S
-
-    @property
-    def _in_place(self) -> bool:
-        return self._console.is_terminal and not self._console.is_dumb_terminal
 
     def __enter__(self) -> LiveLine:
         if self._live is not None:
@@ -86,8 +80,10 @@ class LiveLine:
         """Show the report as it stands."""
         from gate.tools.load import render_tick
 
+        line = render_tick(report)
+        line.no_wrap, line.overflow = True, "crop"
         if self._live is not None:
-            self._live.update(render_tick(report), refresh=True)
+            self._live.update(line, refresh=True)
         elif report.elapsed_s >= self._next_s:
             self._next_s += PLAIN_LINE_EVERY_S
-            self._console.print(render_tick(report))
+            self._console.print(line)

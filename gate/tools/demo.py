@@ -45,8 +45,8 @@ PARTNER_PORTAL: Final = {"client": {"client_id": "web-3Kd07", "name": "partner-p
 
 CASES: Final = (
     Case(email="ana.lopes@mail.example", place=LISBON, story="a customer", cause=None),
-    Case(email="bob.ford@mail.example", place=DENVER, story="from North America", cause=Cause.ACCESS_DENIED),
-    Case(email="carmen.diaz@mail.example", place=MERIDA, story="from North America, in Spanish", cause=Cause.ACCESS_DENIED),
+    Case(email="bob.ford@mail.example", place=DENVER, story="a customer", cause=Cause.ACCESS_DENIED),
+    Case(email="carmen.diaz@mail.example", place=MERIDA, story="a customer who reads Spanish", cause=Cause.ACCESS_DENIED),
     Case(
         email="daichi.mori@partner.example",
         place=OSAKA,
@@ -64,7 +64,7 @@ CASES: Final = (
     Case(
         email="daichi.mori@partner.example",
         place=OSAKA,
-        story="the partner again, the user service is up",
+        story="the partner again, now that it is up",
         cause=None,
         changes=PARTNER_PORTAL,
         service_up=True,
