@@ -112,6 +112,28 @@ def test_an_event_from_a_file_is_sent_as_it_is(here: Gate, worker: Running) -> N
     assert decision["warnings"]  # metadata of a passwordless user is dropped
 
 
+def test_readyz_says_that_it_waits_for_kafka_and_sigterm_ends_the_waiting(gate: Gate) -> None:
+    (gate.cwd / "greet.py").write_text(ACTION)
+    worker = gate.start(
+        "worker", "--chain", "greet.py", "--bootstrap-servers", "127.0.0.1:1", "--http-port", "0", "--log-format", "json"
+    )
+
+    url = url_of(worker)
+    code, body = get(f"{url}/readyz")
+
+    assert (503, {"ready": False, "reasons": ["waiting for Kafka at 127.0.0.1:1"]}) == (code, json.loads(body))
+    assert 200 == get(f"{url}/healthz")[0]
+    assert 0 == worker.end(within_s=5)
+
+
+def test_ctrl_c_shows_what_a_load_has_measured_so_far(here: Gate, worker: Running) -> None:
+    load = here.start("load", "--rate", "20", "--duration", "60", "--json")
+    load.wait_for(lambda: "asked" in load.err)
+
+    assert 128 + signal.SIGINT == load.end(signal.SIGINT)
+    assert json.loads(load.out)["answered"] > 0
+
+
 def test_no_answer_in_time_is_one_line_and_exit_code_4(here: Gate) -> None:
     done = here("ask", "ana@mail.example", "--timeout", "0.5", "--attempt-id", "a-1")
 
