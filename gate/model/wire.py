@@ -320,12 +320,12 @@ def read_ledger(key: bytes | None, headers: Iterable[tuple[str, bytes]]) -> Ledg
     try:
         return LedgerHeaders(
             (key or b"").decode(),
-            found["digest"],
+            bytes(found["digest"]),
             found["source"].decode(),
             INT64.unpack(found["attempt-ts"])[0],
             Scope(found["scope"].decode()),
         )
-    except (KeyError, ValueError, struct.error):
+    except (KeyError, ValueError, AttributeError, TypeError, struct.error):  # a header's value may be None, too
         return None
 
 
