@@ -13,6 +13,8 @@ from typing import Any
 
 import orjson
 
+from gate.errors import InvalidEvent
+
 _Tree = dict[str, "_Tree | None"]  # None: the whole value is volatile
 _FRACTION = re.compile(rb"[0-9](?:\.0|[eE][+-]?[0-9]+)[,\]}]")  # what only some encoders write of a whole number
 _EXACT = 2.0**53  # beyond it a float is no longer one integer
@@ -37,9 +39,15 @@ class Digester:
         self._tag = b"c1-" + sha256(paths.encode()).hexdigest()[:8].encode() + b":"
 
     def of_document(self, document: dict[str, Any]) -> bytes:
-        """Return the digest of a parsed attempt; the document is left as it is."""
+        """Return the digest of a parsed attempt; the document is left as it is.
+
+        Raises InvalidEvent where it is nested deeper than can be written again.
+        """
         steady = _without(document, self._volatile)
-        canonical = orjson.dumps(steady, option=orjson.OPT_SORT_KEYS)
+        try:
+            canonical = orjson.dumps(steady, option=orjson.OPT_SORT_KEYS)
+        except orjson.JSONEncodeError as error:  # orjson reads 1024 levels and writes 254
+            raise InvalidEvent("$", "nested too deeply") from error
         if _FRACTION.search(canonical):
             canonical = orjson.dumps(_whole(steady), option=orjson.OPT_SORT_KEYS)
         return self._tag + sha256(canonical).hexdigest().encode()
