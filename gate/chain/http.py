@@ -143,7 +143,7 @@ def _limit_s(request: httpx.Request, effects: Effects) -> float:
     left_s = effects.left_s()
     limit_s = left_s - min(RESERVE_MAX_S, left_s * RESERVE_SHARE)
     phases = request.extensions.get("timeout", {})
-    asked_s = {value for value in phases.values() if value is not None}
+    asked_s: set[float] = {value for value in phases.values() if value is not None}
 
     if not asked_s:
         return limit_s

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from gate.chain import capture
-from gate.chain.action import Action
+from gate.chain.action import DEFAULT_TIMEOUT_S, Action
 from gate.chain.api import Api
 from gate.chain.effects import Effects, Resources, current
 from gate.chain.http import HttpPool
@@ -22,9 +22,6 @@ from gate.model.decision import ActionOutcome, ActionTrace, Cause, Denial, Outco
 from gate.model.event import Event
 from gate.model.readonly import EMPTY, NO_SECRETS
 from gate.model.wire import warning
-
-CHAIN_TIMEOUT_S: Final = 20.0
-"""Limit of a chain whose manifest names none (AUTH0.md 1.4)."""
 
 CANCEL_GRACE_S: Final = 0.01
 """How long an action that was cut may take to notice, so that its open calls are recorded; then it is abandoned."""
@@ -66,11 +63,13 @@ class Run:
         return self.plain_event
 
 
-def settle(run: Run, action: Action, effects: Effects, error: BaseException | None, begun_s: float, ended_s: float, cut: bool = False) -> bool:
+def settle(  # noqa: PLR0917 - called for every action of every attempt, and keywords cost
+    run: Run, action: Action, effects: Effects, error: BaseException | None, begun_s: float, ended_s: float, *, cut: bool = False
+) -> bool:
     """Take an action's effects into the outcome of its run; return whether the chain ends here.
 
-    `error` is what the action raised, `cut` that it was stopped by its time limit. One that ended by itself but too late has timed
-    out, too.
+    `error` is what the action raised, `cut` that it was stopped by its time limit. One that ended by itself but too
+    late has timed out, too.
     """
     outcome = run.outcome
     trace = ActionTrace(action.name, action.version, _RAN, (ended_s - begun_s) * 1000)
@@ -154,7 +153,7 @@ def _take_metadata(run: Run, action: Action, effects: Effects) -> None:
 class Chain:
     """The ordered actions that decide; `run` them between `start` and `aclose`, or inside `async with`."""
 
-    def __init__(self, actions: Sequence[Action], *, timeout_s: float = CHAIN_TIMEOUT_S, hash: str = "sha256:") -> None:  # noqa: A002 - its name in decisions
+    def __init__(self, actions: Sequence[Action], *, timeout_s: float = DEFAULT_TIMEOUT_S, hash: str = "sha256:") -> None:  # noqa: A002 - its name in decisions
         self.actions = tuple(actions)
         self.timeout_s = timeout_s
         self.hash = hash
@@ -162,11 +161,12 @@ class Chain:
         self._abandoned: set[asyncio.Task[Any]] = set()
 
     def __repr__(self) -> str:
-        return f"<Chain {' → '.join(action.name for action in self.actions) or 'of no actions'}, {self.timeout_s:g} s, {self.hash[:19]}>"
+        names = " → ".join(action.name for action in self.actions) or "of no actions"
+        return f"<Chain {names}, {self.timeout_s:g} s, {self.hash[:19]}>"
 
     @property
     def late_calls(self) -> int:
-        """Calls on an `api` after its action had returned, since the chain was loaded; includes those that no outcome could count."""
+        """Calls on an `api` after its action had returned, since the chain was loaded; also those too late for any outcome."""
         return sum(action.late_calls for action in self.actions)
 
     @property
@@ -174,8 +174,16 @@ class Chain:
         """Threads given up because a plain `def` action overran in them."""
         return 0 if self._resources is None else self._resources.threads.abandoned
 
+    @property
+    def started(self) -> bool:
+        """Whether actions that wait can run."""
+        return self._resources is not None
+
     async def start(self, *, connections: int = MAX_CONNECTIONS, sync_threads: int = SYNC_THREADS) -> None:
-        """Open the HTTP pool (`connections`: attempts in flight) and the threads for plain `def` actions; capture what actions print."""
+        """Open the HTTP pool and the threads for plain `def` actions; capture what actions print.
+
+        `connections` is how many attempts may be in flight, `sync_threads` how many plain `def` actions run at once.
+        """
         self._resources = Resources(HttpPool(connections=connections), DaemonThreads(sync_threads))
         capture.install()
 
@@ -321,7 +329,8 @@ class Chain:
 
     def _not_reached(self, outcome: Outcome, position: int) -> None:
         outcome.trace.extend(
-            ActionTrace(name=action.name, version=action.version, outcome=ActionOutcome.NOT_REACHED) for action in self.actions[position:]
+            ActionTrace(name=action.name, version=action.version, outcome=ActionOutcome.NOT_REACHED)
+            for action in self.actions[position:]
         )
 
 
