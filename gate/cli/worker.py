@@ -71,7 +71,7 @@ async def _serve(settings: Settings, chain: Chain) -> None:
     logger = log.get(__name__)
     bootstrap, source = resolve_bootstrap(settings)
     metrics = Metrics()
-    metrics.build_info.labels(_version(), chain.hash).set(1)
+    metrics.set_build_info(chain.hash)
     serving: Worker | None = None
     starting = _Starting((f"waiting for Kafka at {bootstrap}",))
 
@@ -97,9 +97,3 @@ async def _serve(settings: Settings, chain: Chain) -> None:
             finally:
                 await chain.aclose()
     logger.info("worker_stopped")
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("registration-gate")

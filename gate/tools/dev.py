@@ -92,6 +92,7 @@ async def everything_here(
     else on any free one.
     """
     metrics = Metrics()
+    metrics.set_build_info(chain.hash)
     worker: Worker | None = None
 
     def status() -> Status:
