@@ -1,6 +1,10 @@
 """Deny sign-ups from browsers with a known bad TLS fingerprint."""
 
+import logging
+
 from gate import Api, Event
+
+logger = logging.getLogger(__name__)
 
 
 async def on_execute_pre_user_registration(event: Event, api: Api) -> None:
@@ -11,5 +15,5 @@ async def on_execute_pre_user_registration(event: Event, api: Api) -> None:
         return
 
     if fingerprints.ja3 in event.config["ja3"] or fingerprints.ja4 in event.config["ja4"]:
-        print(f"on the list: ja3={fingerprints.ja3} ja4={fingerprints.ja4}")
+        logger.info("on the list: ja3=%s ja4=%s", fingerprints.ja3, fingerprints.ja4)
         api.access.deny("suspicious_tls_fingerprint", "Your browser could not be trusted. Please try another one.")

@@ -22,6 +22,6 @@ async def on_execute_pre_user_registration(event: Event, api: Api) -> None:
     """Deny if the request comes from one of `config.continents`."""
     continent = event.request.geoip.continent_code
 
-    if continent in event.config["continents"]:
+    if continent is not None and continent in event.config["continents"]:
         language = (event.request.language or "en").partition("-")[0]
         api.access.deny(f"no_signups_from_{CONTINENTS.get(continent, continent)}", MESSAGES.get(language, MESSAGES["en"]))

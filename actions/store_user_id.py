@@ -1,9 +1,12 @@
 """Store the id that the person has in another system."""
 
+import logging
+
 import httpx
 
 from gate import Api, Event
 
+logger = logging.getLogger(__name__)
 TIMEOUT_S = 2
 
 
@@ -19,5 +22,5 @@ async def on_execute_pre_user_registration(event: Event, api: Api) -> None:
         remote_user = response.raise_for_status().json()
         api.user.set_app_metadata("remote_user_id", remote_user["id"])
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-        print(f"no id from the user service: {type(error).__name__}")
+        logger.warning("no id from the user service: %s", type(error).__name__)
         api.validation.error("user_service_failed", "We could not look up your account. Please try again in a minute.")

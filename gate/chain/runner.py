@@ -63,7 +63,7 @@ class Run:
         return self.plain_event
 
 
-def settle(  # noqa: PLR0917 - called for every action of every attempt, and keywords cost
+def settle(
     run: Run, action: Action, effects: Effects, error: BaseException | None, begun_s: float, ended_s: float, *, cut: bool = False
 ) -> bool:
     """Take an action's effects into the outcome of its run; return whether the chain ends here.
@@ -183,7 +183,11 @@ class Chain:
         """Open the HTTP pool and the threads for plain `def` actions; capture what actions print.
 
         `connections` is how many attempts may be in flight, `sync_threads` how many plain `def` actions run at once.
+        A chain that is started already stays as it is.
         """
+        if self._resources is not None:
+            return
+
         self._resources = Resources(HttpPool(connections=connections), DaemonThreads(sync_threads))
         capture.install()
 

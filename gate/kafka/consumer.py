@@ -34,7 +34,10 @@ class RebalanceListener(Protocol):
         """All partitions are taken away, also those that come back with the next assignment."""
 
     async def on_assigned(self, partitions: Collection[int]) -> None:
-        """These partitions are ours; their positions must be set with `seek` before records of them are used."""
+        """These partitions are ours; their positions must be set with `seek` before records of them are used.
+
+        What it raises is logged and lost.
+        """
 
 
 class AttemptsConsumer:
@@ -116,13 +119,14 @@ class AttemptsConsumer:
         tp = TopicPartition(self._topic, partition)
         return self._client.highwater(tp) if tp in self._client.assignment() else None
 
-    async def commit(self, offsets: Mapping[int, int]) -> None:
-        """Commit those of the offsets whose partitions are ours right now."""
+    async def commit(self, offsets: Mapping[int, int]) -> Collection[int]:
+        """Commit the offsets of those partitions that are ours right now, and return these partitions."""
         assigned = self._client.assignment()
         ours = {tp: offset for number, offset in offsets.items() if (tp := TopicPartition(self._topic, number)) in assigned}
         if ours:
             with _mapped():
                 await self._client.commit(ours)
+        return [tp.partition for tp in ours]
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka's class is untyped

@@ -6,15 +6,15 @@ that another key order, another encoder or a new IP address is no conflict (prot
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
 
 import orjson
 
+from gate.errors import InvalidEvent
+
 _Tree = dict[str, "_Tree | None"]  # None: the whole value is volatile
-_FRACTION = re.compile(rb"[0-9](?:\.0|[eE][+-]?[0-9]+)[,\]}]")  # what only some encoders write of a whole number
 _EXACT = 2.0**53  # beyond it a float is no longer one integer
 
 
@@ -37,10 +37,16 @@ class Digester:
         self._tag = b"c1-" + sha256(paths.encode()).hexdigest()[:8].encode() + b":"
 
     def of_document(self, document: dict[str, Any]) -> bytes:
-        """Return the digest of a parsed attempt; the document is left as it is."""
+        """Return the digest of a parsed attempt; the document is left as it is.
+
+        Raises InvalidEvent where it is nested deeper than orjson writes (254 levels, though it reads 1024).
+        """
         steady = _without(document, self._volatile)
-        canonical = orjson.dumps(steady, option=orjson.OPT_SORT_KEYS)
-        if _FRACTION.search(canonical):
+        try:
+            canonical = orjson.dumps(steady, option=orjson.OPT_SORT_KEYS)
+        except orjson.JSONEncodeError:
+            raise InvalidEvent("$", "is nested too deeply") from None
+        if b".0" in canonical:  # perhaps a whole number that another encoder writes without a fraction
             canonical = orjson.dumps(_whole(steady), option=orjson.OPT_SORT_KEYS)
         return self._tag + sha256(canonical).hexdigest().encode()
 

@@ -132,11 +132,13 @@ def read_ask(record: Record, *, default_timeout_ms: int, max_timeout_ms: int) ->
             traceparent = value
 
     attempt_id = None
+    given = False
 
     if named is not None:
         attempt_id = _text(named) if 0 < len(named) <= MAX_ID_BYTES else None
+        given = attempt_id is not None
 
-        if attempt_id is None:
+        if not given:
             warnings.append(warning("attempt_id_unreadable", f"{ATTEMPT_ID} is not UTF-8 of 1 to {MAX_ID_BYTES} bytes"))
 
     if correlation_id is not None and not correlation_id:
@@ -148,8 +150,6 @@ def read_ask(record: Record, *, default_timeout_ms: int, max_timeout_ms: int) ->
 
         if attempt_id is None:
             warnings.append(warning("correlation_id_too_long", f"{correlation_header} is too long for an attempt id"))
-
-    given = named is not None and attempt_id is not None and not warnings
 
     if attempt_id is None:
         attempt_id = f"{record.topic}-{record.partition}-{record.offset}"
@@ -320,12 +320,12 @@ def read_ledger(key: bytes | None, headers: Iterable[tuple[str, bytes]]) -> Ledg
     try:
         return LedgerHeaders(
             (key or b"").decode(),
-            found["digest"],
+            bytes(found["digest"]),
             found["source"].decode(),
             INT64.unpack(found["attempt-ts"])[0],
             Scope(found["scope"].decode()),
         )
-    except (KeyError, ValueError, struct.error):
+    except (KeyError, ValueError, AttributeError, TypeError, struct.error):  # a header's value may be None, too
         return None
 
 

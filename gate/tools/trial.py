@@ -21,12 +21,12 @@ MAX_EVENT_BYTES: Final = 256 * 1024
 TIMEOUT_MS: Final = 30_000
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class _Record:
     """The record that an attempt would have come in."""
 
-    key: bytes
-    value: bytes
+    key: bytes | None
+    value: bytes | None
     headers: Sequence[tuple[str, bytes]]
     topic: str = "trial"
     partition: int = 0

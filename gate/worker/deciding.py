@@ -46,10 +46,11 @@ class Decider:
         ask = read_ask(record, default_timeout_ms=settings.default_timeout_ms, max_timeout_ms=settings.max_timeout_ms)
         try:
             event, dropped = read_document(record.value, max_bytes=settings.max_event_bytes)
+            digest = self._digester.of_document(event)
         except InvalidEvent as fault:
             ask.warnings.append(warning("invalid_attempt", str(fault)))
             return Flight(ask, self._digester.of_bytes(record.value), None, time.monotonic()), []
-        return Flight(ask, self._digester.of_document(event), event, time.monotonic()), dropped
+        return Flight(ask, digest, event, time.monotonic()), dropped
 
     def run(self, flight: Flight) -> Outcome | Coroutine[Any, Any, Outcome]:
         """Decide an ask: at once where nothing has to be waited for, else by the coroutine that is returned."""

@@ -10,6 +10,7 @@ from typing import Any, Final
 from gate import log as logs
 from gate.config import Settings
 from gate.kafka.consumer import AttemptsConsumer, ConsumerTrouble
+from gate.ledger.ports import LogUnavailable
 from gate.model.wire import Record
 from gate.worker.batches import Spawn
 from gate.worker.clock import BrokerClock
@@ -23,6 +24,7 @@ _POLL_NOT_READY_MS: Final = 10
 _KEEP_ALIVE_S: Final = 30.0  # aiokafka leaves the group after 300 s without a poll
 _DRAIN_S: Final = 0.5  # the group stands still while we drain (rule 21)
 _COMMIT_TIMEOUT_S: Final = 3.0
+_STOP_TIMEOUT_S: Final = 5.0
 _FIRST_RECORD_S: Final = 2.0  # how long the first attempt of a partition may take to arrive before it is left to rule 11
 _RETRY_S: Final = 0.5
 _RETRY_MAX_S: Final = 5.0
@@ -67,6 +69,7 @@ class Intake:
         self._assigned = False
         self._unserved: set[int] = set()  # assigned, but without a ledger partition of their number
         self._trouble: str | None = None
+        self._broken = False  # the consumer has to be made anew
         self._rebalance_began: float | None = None
         self.partitions: dict[int, Partition] = {}
 
@@ -119,7 +122,7 @@ class Intake:
         """Commit what is complete and leave the group."""
         await self._commit()
         if self._consumer is not None:
-            await self._consumer.stop()
+            await self._stop(self._consumer)
 
     def make_room(self) -> None:
         """An attempt is through."""
@@ -154,6 +157,8 @@ class Intake:
                     await self._restart()
 
     async def _poll(self) -> None:
+        if self._broken:
+            await self._restart()
         assert self._consumer is not None
         for number in [number for number, found in self._first.items() if not found.done()]:
             self._receive(await self._consumer.poll([number], max_records=1, timeout_ms=0))
@@ -215,20 +220,24 @@ class Intake:
     async def _restart(self) -> None:
         """Replace a consumer that does not recover by itself (KAFKA.md section 4, 14)."""
         broken, self._consumer = self._consumer, None
+        self._broken = False
         self._recorder.restarted("consumer")
         self._pause()
         if broken is not None:
-            try:
-                async with asyncio.timeout(_COMMIT_TIMEOUT_S):
-                    await broken.stop()
-            except (ConsumerTrouble, TimeoutError) as error:
-                log.warning("consumer_not_stopped", error=str(error))
+            await self._stop(broken)
         while self._consumer is None and not self._stopping:
             try:
                 await self.start()
             except ConsumerTrouble as error:
                 self._trouble = str(error)
                 await asyncio.sleep(_RETRY_MAX_S)
+
+    async def _stop(self, consumer: AttemptsConsumer) -> None:
+        try:
+            async with asyncio.timeout(_STOP_TIMEOUT_S):
+                await consumer.stop()
+        except (ConsumerTrouble, TimeoutError) as error:
+            log.warning("consumer_not_stopped", error=str(error) or type(error).__name__)
 
     # -- Rebalances (rules 18 to 22) --------------------------------------------------------------------------------------
 
@@ -253,13 +262,12 @@ class Intake:
         assert self._consumer is not None
         served = [number for number in partitions if number < self._ledger_partitions]
         self._unserved = set(partitions) - set(served)
-        while True:
-            try:
-                positions = await self._consumer.committed(served)
-                break
-            except ConsumerTrouble as error:
-                log.warning("committed_offsets_not_read", error=str(error))
-                await asyncio.sleep(_RETRY_S)
+        try:
+            positions = await self._consumer.committed(served)
+        except ConsumerTrouble as error:
+            log.warning("committed_offsets_not_read", error=str(error))
+            self._broken = True  # nobody would call us again: join anew
+            return
         for number, partition in self.partitions.items():
             if partition.offsets.owned and number not in positions:
                 self._on_work(partition, partition.lose())
@@ -286,8 +294,11 @@ class Intake:
     async def _since(self, partition: Partition) -> float:
         """Return the timestamp of the first attempt to be taken; where there is none yet, a time safely before it."""
         if not partition.held:
-            assert self._consumer is not None
-            ends = await self._consumer.ends([partition.number])
+            try:
+                assert self._consumer is not None
+                ends = await self._consumer.ends([partition.number])
+            except ConsumerTrouble as error:
+                raise LogUnavailable(str(error)) from error
             if partition.offsets.position < ends[partition.number]:
                 found = self._first[partition.number] = asyncio.get_running_loop().create_future()
                 try:
@@ -323,13 +334,13 @@ class Intake:
             started = time.monotonic()
             try:
                 async with asyncio.timeout(_COMMIT_TIMEOUT_S):  # aiokafka retries for ever (KAFKA.md section 4, 11)
-                    await consumer.commit({number: commit.offset for number, commit in snapshot.items()})
+                    done = await consumer.commit({number: commit.offset for number, commit in snapshot.items()})
             except (ConsumerTrouble, TimeoutError) as error:
                 self._recorder.commit_failed()
                 log.warning("commit_failed", error=str(error) or type(error).__name__)
                 return
-            for number, commit in snapshot.items():
-                self.partitions[number].offsets.commit_succeeded(commit)
+            for number in done:
+                self.partitions[number].offsets.commit_succeeded(snapshot[number])
             self._recorder.committed(time.monotonic() - started)
             for number, partition in self.partitions.items():
                 if partition.offsets.owned:

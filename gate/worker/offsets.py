@@ -49,7 +49,7 @@ class OffsetTracker:
         self.owned = True
         self.epoch += 1
         self.base = self.position = self.committed = position
-        self.committed_ms = NEVER
+        self.committed_ms = self._newest_ms = NEVER  # what an earlier assignment received says nothing about this one
         self._received.clear()
         self._done = {offset for offset in self._done if offset >= position}
 

@@ -300,6 +300,7 @@ class Partition:
 
     def _deregister(self, flight: Flight) -> None:
         flight.stage = Stage.GONE
+        flight.append = None  # it refers back to the flight: a cycle would keep all of an attempt until the collector comes
         if self.flying.get(flight.offset) is flight:
             del self.flying[flight.offset]
         if self._leaders.get(flight.attempt_id) is flight:
