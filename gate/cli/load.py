@@ -96,4 +96,4 @@ class LiveLine:
             self._live.update(line, refresh=True)
         elif report.elapsed_s >= self._next_s:
             self._next_s += PLAIN_LINE_EVERY_S
-            self._console.print(line)
+            self._console.print(line, no_wrap=True, overflow="crop")

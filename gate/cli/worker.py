@@ -90,10 +90,6 @@ async def _serve(settings: Settings, chain: Chain) -> None:
             )
             if not await or_stopped(wait_for_kafka(settings, bootstrap), stop):
                 return
-            await chain.start(connections=settings.max_in_flight, sync_threads=settings.sync_threads)
-            try:
-                serving = Worker(settings, bootstrap, chain, metrics)
-                await serving.run(stop)
-            finally:
-                await chain.aclose()
+            serving = Worker(settings, bootstrap, chain, metrics)
+            await serving.run(stop)
     logger.info("worker_stopped")

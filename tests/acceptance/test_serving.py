@@ -75,6 +75,23 @@ def test_topics_are_made_once_and_checked(gate: Gate, settings) -> None:
     assert "replication" in checked.stdout
 
 
+def test_check_names_everything_at_once(here: Gate) -> None:
+    (here.cwd / "greet.py").write_text(ACTION)
+
+    found = here.json("check", "--chain", "missing.py", code=1, GATE_MODE="stric")
+    fine = here.json("check", "--chain", "greet.py", "--no-kafka")
+
+    assert {"ok": True, "findings": []} == fine
+    assert not found["ok"]
+    said = [(finding["about"], finding["problem"]) for finding in found["findings"]]
+    for about, part in (
+        ("settings and chain", "GATE_MODE"),
+        ("settings and chain", "missing.py"),
+        ("topics", "replication is 1"),
+    ):
+        assert [] != [problem for where, problem in said if where == about and part in problem]
+
+
 def test_an_attempt_is_asked_and_answered(here: Gate, worker: Running) -> None:
     approved = here.json("ask", "ana@mail.example", "--attempt-id", "a-1")
     again = here.json("ask", "ana@mail.example", "--attempt-id", "a-1")
