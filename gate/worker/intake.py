@@ -288,29 +288,30 @@ class Intake:
         log.info("assigned", partitions=sorted(positions))
 
     def _prepare(self, partition: Partition) -> None:
-        partition.ready = False
         self._spawn(self._scribe.prepare(partition, lambda: self._since(partition)), name=f"prepare {partition.number}")
 
     async def _since(self, partition: Partition) -> float:
         """Return the timestamp of the first attempt to be taken; where there is none yet, a time safely before it."""
-        if not partition.held:
+        if not partition.held and partition.offsets.position < await self._end(partition.number):
+            found = self._first[partition.number] = asyncio.get_running_loop().create_future()
             try:
-                assert self._consumer is not None
-                ends = await self._consumer.ends([partition.number])
-            except ConsumerTrouble as error:
-                raise LogUnavailable(str(error)) from error
-            if partition.offsets.position < ends[partition.number]:
-                found = self._first[partition.number] = asyncio.get_running_loop().create_future()
-                try:
-                    async with asyncio.timeout(_FIRST_RECORD_S):
-                        await found
-                except TimeoutError:
-                    pass  # what comes later than expected is read back for by rule 11
-                finally:
-                    del self._first[partition.number]
+                async with asyncio.timeout(_FIRST_RECORD_S):
+                    await found
+            except TimeoutError:
+                pass  # what comes later than expected is read back for by rule 11
+            finally:
+                del self._first[partition.number]
         if partition.held:
             return float(partition.held[0].timestamp)
         return self._clock.now_ms() - CLOCK_ALLOWANCE_MS
+
+    async def _end(self, number: int) -> int:
+        """Return where a partition ends; 0 where the consumer does not say, or is being replaced."""
+        try:
+            return 0 if self._consumer is None else (await self._consumer.ends([number]))[number]
+        except ConsumerTrouble as error:
+            log.warning("end_of_attempts_not_read", partition=number, error=str(error))
+            return 0
 
     # -- Committing (rule 17) ---------------------------------------------------------------------------------------------
 

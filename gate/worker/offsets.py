@@ -59,6 +59,10 @@ class OffsetTracker:
         self._done.clear()
         self._received.clear()
 
+    def expect(self, timestamp_ms: int) -> None:
+        """Note that an attempt so old is still to be received: what may answer it must not be evicted meanwhile."""
+        self.committed_ms = min(self.committed_ms, timestamp_ms)
+
     def receive(self, offset: int, timestamp_ms: int) -> bool:
         """Note an offset that was received; tell whether it is still to be done (rule 10)."""
         if offset < self.position:  # below base, or delivered twice in one epoch
