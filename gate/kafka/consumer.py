@@ -10,6 +10,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.errors import KafkaError
 
+from gate.kafka.closing import stop_consumer
 from gate.model.wire import Record
 
 _NONE = TopicPartition("__none__", 0)  # polling it returns nothing and counts as a poll (KAFKA.md section 4, 7)
@@ -71,13 +72,12 @@ class AttemptsConsumer:
                 self._client.subscribe([self._topic], listener=self._listener)
                 await self._client.start()
             except BaseException:
-                await self._client.stop()
+                await stop_consumer(self._client)
                 raise
 
     async def stop(self) -> None:
-        """Leave the group; commit what you want to keep before."""
-        with _mapped():
-            await self._client.stop()
+        """Leave the group, where a broker answers; commit what you want to keep before. Never raises."""
+        await stop_consumer(self._client)
 
     async def poll(self, partitions: Iterable[int], *, max_records: int, timeout_ms: int) -> dict[int, list[Record]]:
         """Return records of these partitions only, as many as `max_records`; never cancel it (KAFKA.md section 4, 6)."""

@@ -218,11 +218,7 @@ class Intake:
         self._recorder.restarted("consumer")
         self._pause()
         if broken is not None:
-            try:
-                async with asyncio.timeout(_COMMIT_TIMEOUT_S):
-                    await broken.stop()
-            except (ConsumerTrouble, TimeoutError) as error:
-                log.warning("consumer_not_stopped", error=str(error))
+            await broken.stop()
         while self._consumer is None and not self._stopping:
             try:
                 await self.start()

@@ -22,6 +22,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from gate.chain.loader import load_chain
 from gate.config import Settings
+from gate.kafka.closing import stop_consumer, stop_producer
 from gate.metrics import Metrics
 from gate.worker.worker import Worker
 
@@ -77,8 +78,8 @@ class Asker:
         assert self._reader is not None
         self._reader.cancel()
         await asyncio.gather(self._reader, return_exceptions=True)
-        await self._consumer.stop()
-        await self._producer.stop()
+        await stop_consumer(self._consumer)
+        await stop_producer(self._producer)
 
     async def _read(self) -> None:
         async for record in self._consumer:
