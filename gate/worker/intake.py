@@ -9,7 +9,9 @@ from typing import Any, Final
 
 from gate import log as logs
 from gate.config import Settings
+from gate.errors import ConfigError
 from gate.kafka.consumer import AttemptsConsumer, ConsumerTrouble
+from gate.ledger.ports import LogUnavailable
 from gate.model.wire import Record
 from gate.worker.batches import Spawn
 from gate.worker.clock import BrokerClock
@@ -27,6 +29,8 @@ _FIRST_RECORD_S: Final = 2.0  # how long the first attempt of a partition may ta
 _RETRY_S: Final = 0.5
 _RETRY_MAX_S: Final = 5.0
 _ERRORS_BEFORE_RESTART: Final = 3
+_PULSE_S: Final = 1.0
+_SILENT_S: Final = 3.0  # no answer for so long is an outage
 
 log = logs.get(__name__)
 
@@ -67,6 +71,7 @@ class Intake:
         self._assigned = False
         self._unserved: set[int] = set()  # assigned, but without a ledger partition of their number
         self._trouble: str | None = None
+        self._silent = False
         self._rebalance_began: float | None = None
         self.partitions: dict[int, Partition] = {}
 
@@ -79,6 +84,8 @@ class Intake:
             yield "stopping"
         if self._trouble is not None:
             yield f"attempts cannot be received: {self._trouble}"
+        if self._silent:
+            yield f"Kafka has not answered for {_SILENT_S:g} s"
         if not self._assigned:
             yield "no partitions assigned yet"
         for number in sorted(self._unserved):
@@ -209,6 +216,26 @@ class Intake:
                 log.info("ledger_read_further_back", partition=partition.number)
                 self._prepare(partition)
 
+    async def feel_pulse_forever(self) -> None:
+        """Ask the leaders of our partitions for their ends: while no broker answers, aiokafka's polls just return nothing."""
+        while True:
+            await asyncio.sleep(_PULSE_S)
+            consumer = self._consumer
+            if consumer is None:
+                continue
+            ours = [partition.number for partition in self.partitions.values() if partition.offsets.owned]
+            try:
+                async with asyncio.timeout(_SILENT_S):
+                    await consumer.ends(ours or [0])
+            except (ConsumerTrouble, TimeoutError):
+                if not self._silent:
+                    log.warning("kafka_silent", for_s=_SILENT_S)
+                self._silent = True
+            else:
+                if self._silent:
+                    log.info("kafka_answers")
+                self._silent = False
+
     def _full(self) -> bool:
         return sum(len(partition.table) for partition in self.partitions.values()) >= self._settings.ledger_entries_max
 
@@ -222,7 +249,7 @@ class Intake:
         while self._consumer is None and not self._stopping:
             try:
                 await self.start()
-            except ConsumerTrouble as error:
+            except (ConsumerTrouble, ConfigError) as error:  # what was right at the first start may become so again
                 self._trouble = str(error)
                 await asyncio.sleep(_RETRY_MAX_S)
 
@@ -280,10 +307,17 @@ class Intake:
         self._spawn(self._scribe.prepare(partition, lambda: self._since(partition)), name=f"prepare {partition.number}")
 
     async def _since(self, partition: Partition) -> float:
-        """Return the timestamp of the first attempt to be taken; where there is none yet, a time safely before it."""
+        """Return the timestamp of the first attempt to be taken; where there is none yet, a time safely before it.
+
+        Raises LogUnavailable where the broker does not tell: `prepare` asks again.
+        """
         if not partition.held:
-            assert self._consumer is not None
-            ends = await self._consumer.ends([partition.number])
+            if self._consumer is None:
+                raise LogUnavailable("the consumer is being replaced")
+            try:
+                ends = await self._consumer.ends([partition.number])
+            except ConsumerTrouble as error:
+                raise LogUnavailable(str(error)) from error
             if partition.offsets.position < ends[partition.number]:
                 found = self._first[partition.number] = asyncio.get_running_loop().create_future()
                 try:
