@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from gate import log as logs
 from gate.config import Settings
+from gate.errors import ConfigError
 from gate.kafka.consumer import AttemptsConsumer, ConsumerTrouble
-from gate.ledger.ports import LogUnavailable
 from gate.model.wire import Record
 from gate.worker.batches import Spawn
 from gate.worker.clock import BrokerClock
@@ -24,11 +24,12 @@ _POLL_NOT_READY_MS: Final = 10
 _KEEP_ALIVE_S: Final = 30.0  # aiokafka leaves the group after 300 s without a poll
 _DRAIN_S: Final = 0.5  # the group stands still while we drain (rule 21)
 _COMMIT_TIMEOUT_S: Final = 3.0
-_STOP_TIMEOUT_S: Final = 5.0
 _FIRST_RECORD_S: Final = 2.0  # how long the first attempt of a partition may take to arrive before it is left to rule 11
 _RETRY_S: Final = 0.5
 _RETRY_MAX_S: Final = 5.0
 _ERRORS_BEFORE_RESTART: Final = 3
+_PULSE_S: Final = 1.0
+_SILENT_S: Final = 3.0  # no answer for so long is an outage
 
 log = logs.get(__name__)
 
@@ -70,6 +71,7 @@ class Intake:
         self._unserved: set[int] = set()  # assigned, but without a ledger partition of their number
         self._trouble: str | None = None
         self._broken = False  # the consumer has to be made anew
+        self._silent = False
         self._rebalance_began: float | None = None
         self.partitions: dict[int, Partition] = {}
 
@@ -82,6 +84,8 @@ class Intake:
             yield "stopping"
         if self._trouble is not None:
             yield f"attempts cannot be received: {self._trouble}"
+        if self._silent:
+            yield f"Kafka has not answered for {_SILENT_S:g} s"
         if not self._assigned:
             yield "no partitions assigned yet"
         for number in sorted(self._unserved):
@@ -122,7 +126,7 @@ class Intake:
         """Commit what is complete and leave the group."""
         await self._commit()
         if self._consumer is not None:
-            await self._stop(self._consumer)
+            await self._consumer.stop()
 
     def make_room(self) -> None:
         """An attempt is through."""
@@ -214,6 +218,26 @@ class Intake:
                 log.info("ledger_read_further_back", partition=partition.number)
                 self._prepare(partition)
 
+    async def feel_pulse_forever(self) -> None:
+        """Ask the leaders of our partitions for their ends: while no broker answers, aiokafka's polls just return nothing."""
+        while True:
+            await asyncio.sleep(_PULSE_S)
+            consumer = self._consumer
+            if consumer is None:
+                continue
+            ours = [partition.number for partition in self.partitions.values() if partition.offsets.owned]
+            try:
+                async with asyncio.timeout(_SILENT_S):
+                    await consumer.ends(ours or [0])
+            except (ConsumerTrouble, TimeoutError):
+                if not self._silent:
+                    log.warning("kafka_silent", for_s=_SILENT_S)
+                self._silent = True
+            else:
+                if self._silent:
+                    log.info("kafka_answers")
+                self._silent = False
+
     def _full(self) -> bool:
         return sum(len(partition.table) for partition in self.partitions.values()) >= self._settings.ledger_entries_max
 
@@ -224,20 +248,13 @@ class Intake:
         self._recorder.restarted("consumer")
         self._pause()
         if broken is not None:
-            await self._stop(broken)
+            await broken.stop()
         while self._consumer is None and not self._stopping:
             try:
                 await self.start()
-            except ConsumerTrouble as error:
+            except (ConsumerTrouble, ConfigError) as error:  # what was right at the first start may become so again
                 self._trouble = str(error)
                 await asyncio.sleep(_RETRY_MAX_S)
-
-    async def _stop(self, consumer: AttemptsConsumer) -> None:
-        try:
-            async with asyncio.timeout(_STOP_TIMEOUT_S):
-                await consumer.stop()
-        except (ConsumerTrouble, TimeoutError) as error:
-            log.warning("consumer_not_stopped", error=str(error) or type(error).__name__)
 
     # -- Rebalances (rules 18 to 22) --------------------------------------------------------------------------------------
 

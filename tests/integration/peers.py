@@ -22,6 +22,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from gate.chain.loader import load_chain
 from gate.config import Settings
+from gate.kafka.closing import stop_consumer, stop_producer
 from gate.metrics import Metrics
 from gate.worker.worker import Worker
 
@@ -77,8 +78,8 @@ class Asker:
         assert self._reader is not None
         self._reader.cancel()
         await asyncio.gather(self._reader, return_exceptions=True)
-        await self._consumer.stop()
-        await self._producer.stop()
+        await stop_consumer(self._consumer)
+        await stop_producer(self._producer)
 
     async def _read(self) -> None:
         async for record in self._consumer:
@@ -128,6 +129,17 @@ async def partitions_of(settings: Settings, topic: str) -> int:
     await admin.start()
     try:
         return len((await admin.describe_topics([topic]))[0]["partitions"])
+    finally:
+        await admin.close()
+
+
+async def members(settings: Settings) -> int:
+    """Return how many workers the broker counts in the group."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.bootstrap_servers)
+    await admin.start()
+    try:
+        ((group,),) = [response.groups for response in await admin.describe_consumer_groups([settings.group_id])]
+        return len(group[5])  # error, group, state, protocol type, protocol, members
     finally:
         await admin.close()
 
@@ -268,3 +280,51 @@ async def until(check: Callable[[], Any], *, within_s: float, why: Callable[[], 
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {within_s:g} s: {await asyncio.to_thread(why)}")
         await asyncio.sleep(0.02)
+
+
+class Load:
+    """Attempts at a fixed rate, each with an id of its own; what the broker has acknowledged must be answered."""
+
+    def __init__(self, asker: Asker, *, rate: float) -> None:
+        self.asker = asker
+        self.rate = rate
+        self.acknowledged: set[str] = set()
+        self._stop = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Load:
+        self._task = asyncio.create_task(self._run(), name="load")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._task is not None
+        self._stop.set()
+        await self._task
+
+    async def _run(self) -> None:
+        began, number = time.monotonic(), 0
+        async with asyncio.TaskGroup() as tasks:
+            while not self._stop.is_set():
+                tasks.create_task(self._submit(f"load-{number}", number), name=f"load-{number}")
+                number += 1
+                await asyncio.sleep(max(0.0, began + number / self.rate - time.monotonic()))
+
+    async def _submit(self, attempt_id: str, number: int) -> None:
+        mailbox = ("zoe", "denied", "wait0.02", "zoe")[number % 4]
+        await self.asker.submit(attempt_id, event(f"{mailbox}@example.com", number=number))
+        self.acknowledged.add(attempt_id)
+
+    @property
+    def unanswered(self) -> set[str]:
+        return self.acknowledged - {str(header(record, "gate-attempt-id"), "utf-8") for record in self.asker.replies}
+
+    async def answered(self, *, within_s: float = 30.0) -> None:
+        """Wait until everything acknowledged so far is answered."""
+        await until(lambda: not self.unanswered, within_s=within_s, why=lambda: f"{len(self.unanswered)} without an answer")
+
+    def contradictions(self) -> dict[str, int]:
+        """Return the attempt ids whose replies are not the same, with how many different ones there are."""
+        values: dict[bytes, set[bytes | None]] = {}
+        for record in self.asker.replies:
+            values.setdefault(header(record, "gate-attempt-id") or b"", set()).add(record.value)
+        return {attempt_id.decode(): len(found) for attempt_id, found in values.items() if len(found) > 1}

@@ -14,7 +14,6 @@ import pytest
 from gate.config import Settings
 from gate.kafka.partitioner import partition_of
 from gate.model.decision import Cause, fixed_denial
-
 from gate.worker.worker import Worker
 
 from .peers import Asker, body, event, header, int32, lag, read_all, serving

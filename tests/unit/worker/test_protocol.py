@@ -12,27 +12,23 @@ import itertools
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from gate.ledger import table as table_module
 from gate.ledger.answer import Answer, Entry, answer
 from gate.ledger.digest import Digester
 from gate.ledger.ports import Appended, LogRejected, LogUnavailable, Slice
-from gate.ledger.table import LedgerTable, Rewound
 from gate.model import decision
-from gate.model.decision import Cause, Scope
+from gate.model.decision import Cause
 from gate.model.wire import LedgerHeaders, Message, encode_ledger, read_ask, read_ledger
 from gate.worker import partitions as partitions_module
 from gate.worker import scribe as scribe_module
 from gate.worker.clock import BrokerClock
-from gate.worker.offsets import Commit, OffsetTracker
+from gate.worker.offsets import Commit
 from gate.worker.partitions import Append, Flight, Partition, Stage, Step, Work
 from gate.worker.scribe import LedgerScribe
 
@@ -212,9 +208,7 @@ class Worker:
     def word(self, number: int, flight: Flight, cause: Cause | None) -> None:
         large = self.world.asks[number][flight.offset].large and cause is None
         says = orjson.dumps([self.name, self.world.serial(), cause or "approved"]) + (LARGE if large else b"")
-        headers = LedgerHeaders(
-            flight.attempt_id, flight.digest, flight.source, flight.timestamp_ms, decision.SCOPES[cause]
-        )
+        headers = LedgerHeaders(flight.attempt_id, flight.digest, flight.source, flight.timestamp_ms, decision.SCOPES[cause])
         append = Append(headers, encode_ledger(headers, says), flight)
         if self.parts[number].decided(flight, append, {}):
             self.scribe.append(self.parts[number], append)
@@ -508,7 +502,9 @@ class World:
     def _appends(self, worker: Worker, number: int, batch: list[Message]) -> list[Append] | None:
         """What the worker's partition knows the messages of a batch by."""
         known = {
-            id(flight.append.message): flight.append for flight in worker.parts[number].flying.values() if flight.append is not None
+            id(flight.append.message): flight.append
+            for flight in worker.parts[number].flying.values()
+            if flight.append is not None
         }
         found = [known.get(id(message)) for message in batch]
         return None if None in found else [append for append in found if append is not None]
@@ -516,7 +512,12 @@ class World:
     def _work(self, worker: Worker, fault: Callable[[str], bool]) -> Iterator[tuple[int, str, Any]]:
         for number, part in enumerate(worker.parts):
             at = worker.position[number]
-            if part.ready and number not in worker.paused and at < len(self.asks[number]) and self.asks[number][at].at <= self.now:
+            if (
+                part.ready
+                and number not in worker.paused
+                and at < len(self.asks[number])
+                and self.asks[number][at].at <= self.now
+            ):
                 yield 5, f"{worker.name} takes {number}:{at}", lambda number=number: worker.take(number)
             offsets = part.offsets
             if offsets.committable() is not None and not worker.commits:
@@ -551,8 +552,10 @@ class World:
                 continue
             for kind in ("move", "zombie"):
                 if fault(kind):
-                    yield 1, f"{kind} {number} from {owner.name} to {worker.name}", lambda kind=kind, to=to: self._move(
-                        kind, number, to
+                    yield (
+                        1,
+                        f"{kind} {number} from {owner.name} to {worker.name}",
+                        lambda kind=kind, to=to: self._move(kind, number, to),
                     )
         if owner.parts[number].offsets.owned and number not in owner.paused:
             if fault("keep"):
