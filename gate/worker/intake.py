@@ -18,7 +18,7 @@ from gate.worker.partitions import CLOCK_ALLOWANCE_MS, Partition, Step, Work
 from gate.worker.recorder import Recorder
 from gate.worker.scribe import LedgerScribe
 
-_CHUNK: Final = 250  # records taken before the event loop gets a turn
+_CHUNK: Final = 32  # records taken before the event loop gets a turn: about 5 ms of work
 _POLL_MS: Final = 200
 _POLL_NOT_READY_MS: Final = 10
 _KEEP_ALIVE_S: Final = 30.0  # aiokafka leaves the group after 300 s without a poll
