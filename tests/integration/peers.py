@@ -298,18 +298,24 @@ class Load:
 
     async def __aexit__(self, *_: object) -> None:
         assert self._task is not None
-        self._stop.set()
+        self.stop()
         await self._task
+
+    def stop(self) -> None:
+        """Send no more."""
+        self._stop.set()
 
     async def _run(self) -> None:
         began, number = time.monotonic(), 0
         async with asyncio.TaskGroup() as tasks:
             while not self._stop.is_set():
-                tasks.create_task(self._submit(f"load-{number}", number), name=f"load-{number}")
+                tasks.create_task(self.submit(number), name=f"load-{number}")
                 number += 1
                 await asyncio.sleep(max(0.0, began + number / self.rate - time.monotonic()))
 
-    async def _submit(self, attempt_id: str, number: int) -> None:
+    async def submit(self, number: int) -> None:
+        """Send one attempt, or the same one again."""
+        attempt_id = f"load-{number}"
         mailbox = ("zoe", "denied", "wait0.02", "zoe")[number % 4]
         await self.asker.submit(attempt_id, event(f"{mailbox}@example.com", number=number))
         self.acknowledged.add(attempt_id)
