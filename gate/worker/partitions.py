@@ -79,6 +79,7 @@ class Append:
     headers: LedgerHeaders
     message: Message
     flight: Flight
+    body: bytes = b""  # the decision as replies begin with it
 
     @property
     def is_needed(self) -> bool:
