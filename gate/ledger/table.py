@@ -34,7 +34,8 @@ class LedgerTable:
 
     def restart(self, offset: int, *, from_ts: int, keep_acked: bool = False) -> None:
         """Begin anew at `offset`, which holds the first record not older than `from_ts` (NEVER: the log's first)."""
-        self.next = offset  # every ledger offset below it is folded
+        self.start = offset
+        self.next = offset  # every ledger offset from start up to below it is folded
         self.from_ts = from_ts
         self.forgot = NEVER  # the newest attempt time that was evicted
         kept = {at: entry for at, entry in self.acked.items() if at >= offset} if keep_acked else {}
@@ -101,8 +102,8 @@ class LedgerTable:
         the gap before it is read.
         """
         if entry.offset < self.next:
-            if not self._held_or_evicted(entry):
-                raise Rewound
+            if entry.offset >= self.start and not self._held_or_evicted(entry):
+                raise Rewound  # what lies below start says nothing: it was not folded (rule 9)
             return []
         held = self.acked.get(entry.offset)
         if held is not None and not held.same(entry):

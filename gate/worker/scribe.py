@@ -102,7 +102,7 @@ class LedgerScribe:
     def _apply(self, partition: Partition, work: Work) -> None:
         if work.rewound:
             self._recorder.rewound()
-            log.error("ledger_rewound", partition=partition.number, next_offset=partition.table.next)
+            log.error("ledger_rewound", partition=partition.number)
             self._spawn(self._rewind(partition), name=f"rewind {partition.number}")
         self._on_work(partition, work)
         self.follow(partition)
