@@ -219,24 +219,29 @@ class Intake:
                 self._prepare(partition)
 
     async def feel_pulse_forever(self) -> None:
-        """Ask the leaders of our partitions for their ends: while no broker answers, aiokafka's polls just return nothing."""
+        """Ask the leaders of our partitions for their ends: while no broker answers, aiokafka's polls just return nothing.
+
+        A question is never cancelled: that cancels futures which the whole client shares, and it does not recover.
+        """
         while True:
             await asyncio.sleep(_PULSE_S)
             consumer = self._consumer
             if consumer is None:
                 continue
             ours = [partition.number for partition in self.partitions.values() if partition.offsets.owned]
-            try:
-                async with asyncio.timeout(_SILENT_S):
-                    await consumer.ends(ours or [0])
-            except (ConsumerTrouble, TimeoutError):
-                if not self._silent:
-                    log.warning("kafka_silent", for_s=_SILENT_S)
-                self._silent = True
-            else:
-                if self._silent:
-                    log.info("kafka_answers")
-                self._silent = False
+            question = asyncio.create_task(consumer.ends(ours or [0]), name="pulse")
+            answered, _ = await asyncio.wait({question}, timeout=_SILENT_S)
+            if not answered:
+                self._hear(silent=True)
+                await asyncio.wait({question})
+            self._hear(silent=question.cancelled() or question.exception() is not None)
+
+    def _hear(self, *, silent: bool) -> None:
+        if silent and not self._silent:
+            log.warning("kafka_silent", for_s=_SILENT_S)
+        elif self._silent and not silent:
+            log.info("kafka_answers")
+        self._silent = silent
 
     def _full(self) -> bool:
         return sum(len(partition.table) for partition in self.partitions.values()) >= self._settings.ledger_entries_max
