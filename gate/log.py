@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from typing import Any, Literal, cast
 
 import orjson
@@ -18,8 +19,30 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor, Wrapped
 Logger = FilteringBoundLogger
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-_QUIET = {"aiokafka.consumer.group_coordinator": logging.ERROR}
-"""Libraries whose warnings say what our own lines and metrics say better; all others log from warning on."""
+_PASSING = ("GroupCoordinatorNotAvailableError", "Heartbeat failed")
+"""Library errors that heal by themselves within a second: a new cluster makes its offsets topic, a group rebalances."""
+
+_SELDOM_S = 30.0
+"""How often a library may say the same: aiokafka writes a hundred lines a second while no broker answers."""
+
+
+class _Seldom(logging.Filter):
+    """Lets one line through for each message of a library, whatever is filled into it, then none for a while."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[tuple[str, object], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether to write it."""
+        key = (record.name, record.msg)
+        now = time.monotonic()
+        if now - self._said.get(key, -_SELDOM_S) < _SELDOM_S:
+            return False
+        if len(self._said) >= 1000:  # somebody formats before logging: forget rather than grow
+            self._said.clear()
+        self._said[key] = now
+        return True
 
 
 def get(name: str) -> Logger:
@@ -63,11 +86,11 @@ def configure(
             ],
         )
     )
+    handler.addFilter(lambda record: not any(passing in record.getMessage() for passing in _PASSING))
+    handler.addFilter(_Seldom())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(logging.WARNING, _LEVELS[level]))
-    for name, quiet in _QUIET.items():
-        logging.getLogger(name).setLevel(quiet)
     logging.captureWarnings(capture=True)
 
 

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Final, Literal, Protocol
 
 from gate.chain.api import Api
-from gate.model.event import PASSWORDLESS, Event
+from gate.model.event import DATABASE, Connection, Event
 from gate.model.readonly import EMPTY, NO_SECRETS, ReadOnlyDict, Secrets
+
+DEFAULT_TIMEOUT_S: Final = 20.0
+"""Limit of a chain whose manifest names none (AUTH0.md 1.4)."""
 
 LATE_CALL_LOG_INTERVAL_S: Final = 60.0
 
@@ -46,10 +49,8 @@ class When:
         """Tell whether the action runs for this event."""
         connection = event.connection
 
-        if self.strategies is not None and connection.strategy not in self.strategies:
-            # Unknown strategies count as database (DESIGN.md section 2), so a rule for databases holds for them, too.
-            if connection.strategy in PASSWORDLESS or "auth0" not in self.strategies:
-                return False
+        if self.strategies is not None and not self._has_strategy(connection):
+            return False
 
         if self.connections is not None and self.connections.isdisjoint((connection.id, connection.name)):
             return False
@@ -64,6 +65,11 @@ class When:
             return False
 
         return self.countries is None or (event.request.geoip.country_code or "").upper() in self.countries
+
+    def _has_strategy(self, connection: Connection) -> bool:
+        """Unknown strategies count as database (DESIGN.md section 2), so what runs for databases runs for them, too."""
+        strategies = self.strategies or frozenset()
+        return connection.strategy in strategies or (not connection.passwordless and DATABASE in strategies)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -90,7 +96,8 @@ class Action:
         self.waits = self.code.waits
         self.run_by_hand = self.code.run_by_hand
         self.plain = not self.secrets and not self.config
-        values = sorted({value for value in self.secrets.values() if value}, key=len, reverse=True)
+        lines = {line for value in self.secrets.values() for line in value.splitlines()}  # a key of several lines is printed so
+        values = sorted({*self.secrets.values(), *lines} - {""}, key=len, reverse=True)
         self._secret_values = re.compile("|".join(map(re.escape, values))) if values else None
 
     def redact(self, text: str) -> str:

@@ -107,7 +107,11 @@ class UserChanges:
         self._effects = effects
 
     def set_user_metadata(self, key: str, value: Any) -> Api:
-        """Set a key of the metadata that the user may change; None removes it. `value` is any JSON value, taken as it is now."""
+        """Set a key of the metadata that the user may change; None removes it.
+
+        `value` is any JSON value, taken as it is now. The last write to a key wins, across all actions; nested objects are
+        replaced whole.
+        """
         effects = self._effects
 
         if effects.closed:
@@ -125,7 +129,7 @@ class UserChanges:
         return self._api
 
     def set_app_metadata(self, key: str, value: Any) -> Api:
-        """Set a key of the metadata that the user may not change; None removes it. `value` is any JSON value, taken as it is now."""
+        """Set a key of the metadata that the user may not change, as `set_user_metadata` does."""
         effects = self._effects
 
         if effects.closed:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from gate.chain.action import Action, Code
-from gate.chain.manifest import DEFAULT_TIMEOUT_S, MANIFEST, Entry, read_manifest
-from gate.chain.python import BadAction, load_python
+from gate.chain.manifest import MANIFEST, Entry, Manifest, read_manifest
+from gate.chain.python import ActionFileError, load_python
 from gate.chain.runner import Chain
-from gate.chain.secrets import FILE_SUFFIX, MissingSecret, SecretSource, variable
+from gate.chain.secrets import FILE_SUFFIX, SecretError, SecretSource, variable
 from gate.errors import ChainError
 from gate.model.readonly import Secrets, freeze_object
 
@@ -23,26 +23,25 @@ LANGUAGES: Final[Mapping[str, Callable[..., Code]]] = {".py": load_python}
 def load_chain(path: Path, *, secrets_dir: Path | None = None, environ: Mapping[str, str] | None = None) -> Chain:
     """Load a chain; raises ChainError with every problem, each as `file:line: what; mend`.
 
-    `path` is a manifest, a folder that holds `chain.toml`, or an action's file, which makes a chain of one action named by its stem.
+    `path` is a manifest, a folder that holds `chain.toml`, or an action's file: a chain of one, named by the file's stem.
     """
     source = SecretSource(os.environ if environ is None else environ, secrets_dir)
 
     if path.is_dir():
         path /= MANIFEST
 
-    text = _read(path)
+    content = _read(path)
 
     if path.suffix in LANGUAGES:
-        return _build(path, b"", (Entry(name=path.stem, file=path, line=1),), DEFAULT_TIMEOUT_S, (), source)
+        manifest, content = Manifest(entries=(Entry(name=path.stem, file=path, line=1),)), b""
+    else:
+        try:
+            manifest = read_manifest(path, content.decode())
+        except UnicodeDecodeError:
+            suffixes = " or ".join(LANGUAGES)
+            raise ChainError([f"{path}:1: not UTF-8; a manifest is a TOML file, an action's name ends in {suffixes}"]) from None
 
-    try:
-        manifest = read_manifest(path, text.decode())
-    except UnicodeDecodeError:
-        raise ChainError(
-            [f"{path}:1: not UTF-8; a manifest is a TOML file, an action ends in {' or '.join(LANGUAGES)}"]
-        ) from None
-
-    return _build(path, text, manifest.entries, manifest.timeout_s, manifest.problems, source)
+    return _build(path, content, manifest, source)
 
 
 def _read(path: Path) -> bytes:
@@ -53,25 +52,23 @@ def _read(path: Path) -> bytes:
         raise ChainError([f"{path}: the chain cannot be read: {error.strerror}; {mend}"]) from None
 
 
-def _build(
-    path: Path, manifest: bytes, entries: Sequence[Entry], timeout_s: float, problems: Sequence[str], source: SecretSource
-) -> Chain:
-    found = [*problems, *_shared_variables(path, entries)]
+def _build(path: Path, content: bytes, manifest: Manifest, source: SecretSource) -> Chain:
+    found = [*manifest.problems, *_shared_variables(path, manifest.entries)]
     digest = hashlib.sha256()
-    _add(digest, path.name.encode() if manifest else b"", manifest)
+    _add(digest, b"", content)
     actions: list[Action] = []
 
-    for entry in entries:
-        code, content = _load_code(path, entry, found)
+    for entry in manifest.entries:
+        code, file = _load_code(path, entry, found)
         secrets = _find_secrets(path, entry, source, found)
-        _add(digest, entry.name.encode(), content)
+        _add(digest, entry.name.encode(), file)
 
         if code is not None:
             actions.append(
                 Action(
                     name=entry.name,
                     code=code,
-                    version="sha256:" + hashlib.sha256(content).hexdigest()[:12],
+                    version="sha256:" + hashlib.sha256(file).hexdigest()[:12],
                     file=entry.file,
                     timeout_s=entry.timeout_s,
                     on_error=entry.on_error,
@@ -84,7 +81,7 @@ def _build(
     if found:
         raise ChainError(list(dict.fromkeys(found)))  # a file named twice has its problems once
 
-    return Chain(actions, timeout_s=timeout_s, hash="sha256:" + digest.hexdigest())
+    return Chain(actions, timeout_s=manifest.timeout_s, hash="sha256:" + digest.hexdigest())
 
 
 def _load_code(path: Path, entry: Entry, problems: list[str]) -> tuple[Code | None, bytes]:
@@ -102,7 +99,7 @@ def _load_code(path: Path, entry: Entry, problems: list[str]) -> tuple[Code | No
 
     try:
         return load(entry.file, content, name=entry.name), content
-    except BadAction as bad:
+    except ActionFileError as bad:
         problems.append(f"{entry.file}:{bad.line}: {bad}")
         return None, content
 
@@ -113,7 +110,7 @@ def _find_secrets(path: Path, entry: Entry, source: SecretSource, problems: list
     for key in entry.secrets:
         try:
             values[key] = source.find(entry.name, key)
-        except MissingSecret as missing:
+        except SecretError as missing:
             problems.append(f"{path}:{entry.secrets_line}: {missing}")
 
     return Secrets(values)
@@ -130,10 +127,8 @@ def _shared_variables(path: Path, entries: Sequence[Entry]) -> list[str]:
                 owner = owners.setdefault(name, (entry.name, key))
 
                 if owner != (entry.name, key):
-                    problems.append(
-                        f"{path}:{entry.secrets_line}: secret {key} of action {entry.name} and secret {owner[1]} of action {owner[0]} "
-                        f"would both be read from {name}; rename one of them"
-                    )
+                    both = f"secret {key} of action {entry.name} and secret {owner[1]} of action {owner[0]}"
+                    problems.append(f"{path}:{entry.secrets_line}: {both} would both be read from {name}; rename one of them")
 
     return problems
 

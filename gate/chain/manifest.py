@@ -9,18 +9,16 @@ import difflib
 import math
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from gate.chain.action import When
+from gate.chain.action import DEFAULT_TIMEOUT_S, When
 
 MANIFEST: Final = "chain.toml"
 MAX_ACTIONS: Final = 20
 """Per chain (AUTH0.md 1.4)."""
-DEFAULT_TIMEOUT_S: Final = 20.0
-"""Limit of a chain whose manifest names none (AUTH0.md 1.4)."""
 
 _CHAIN_KEYS = ("timeout_s", "action")
 _ACTION_KEYS = ("name", "file", "timeout_s", "on_error", "secrets", "when", "config")
@@ -47,9 +45,9 @@ class Entry:
 class Manifest:
     """A manifest, checked; `problems` has those that were found, and what they concern is left out of the rest."""
 
-    entries: tuple[Entry, ...]
-    timeout_s: float
-    problems: tuple[str, ...]
+    entries: tuple[Entry, ...] = ()
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    problems: tuple[str, ...] = ()
 
 
 def read_manifest(path: Path, text: str) -> Manifest:
@@ -60,7 +58,7 @@ def read_manifest(path: Path, text: str) -> Manifest:
         at = re.search(r"\(at line (\d+), column \d+\)|\(at end of document\)", str(error))
         line = int(at[1]) if at and at[1] else len(text.splitlines()) or 1
         problem = str(error)[: at.start()].strip() if at else str(error)
-        return Manifest(entries=(), timeout_s=DEFAULT_TIMEOUT_S, problems=(f"{path}:{line}: not TOML: {problem}",))
+        return Manifest(problems=(f"{path}:{line}: not TOML: {problem}",))
 
     reader = _Reader(path, _Lines(text))
     return reader.read(document)
@@ -198,8 +196,8 @@ class _Reader:
                         f"country {country!r} must be two letters, as in ISO 3166-1 alpha-2",
                     )
 
-        for key, values in given.items():
-            if not values:
+        for key in given:
+            if conditions[key] == []:
                 self._problem(
                     self._lines.find(index, "when", key),
                     f"when.{key} is empty, so the action would never run; remove it or name some",

@@ -30,7 +30,7 @@ SUSPENDING: Final = frozenset({"GET_AWAITABLE", "GET_ANEXT", "SEND", "YIELD_VALU
 """Bytecode without which a coroutine function cannot suspend."""
 
 
-class BadAction(Exception):
+class ActionFileError(Exception):
     """A file does not hold an action; `line` is where, the message what and how to mend it."""
 
     def __init__(self, line: int, problem: str) -> None:
@@ -95,23 +95,23 @@ class FunctionAction:
 
 
 def load_python(path: Path, source: bytes, *, name: str) -> CoroutineAction | FunctionAction:
-    """Run an action's file and return its entry point; raises BadAction."""
+    """Run an action's file and return its entry point; raises ActionFileError."""
     module = _execute(path, source, name)
     entry = getattr(module, ENTRY_POINT, None)
 
     if entry is None:
-        raise BadAction(1, f"no {ENTRY_POINT}; define `{SIGNATURE}`{_nearly(module)}")
+        raise ActionFileError(1, f"no {ENTRY_POINT}; define `{SIGNATURE}`{_nearly(module)}")
 
     if not isinstance(entry, FunctionType):
-        raise BadAction(1, f"{ENTRY_POINT} is not a function but {type(entry).__name__}; define `{SIGNATURE}`")
+        raise ActionFileError(1, f"{ENTRY_POINT} is not a function but {type(entry).__name__}; define `{SIGNATURE}`")
 
     line = entry.__code__.co_firstlineno if entry.__code__.co_filename == str(path) else 1
 
     if inspect.isgeneratorfunction(entry) or inspect.isasyncgenfunction(entry):
-        raise BadAction(line, f"{ENTRY_POINT} is a generator; remove its `yield`: `{SIGNATURE}`")
+        raise ActionFileError(line, f"{ENTRY_POINT} is a generator; remove its `yield`: `{SIGNATURE}`")
 
     if not _takes_event_and_api(entry):
-        raise BadAction(line, f"{ENTRY_POINT} must take two arguments, the event and the api: `{SIGNATURE}`")
+        raise ActionFileError(line, f"{ENTRY_POINT} must take two arguments, the event and the api: `{SIGNATURE}`")
 
     if inspect.iscoroutinefunction(entry):
         return CoroutineAction(entry, waits=may_suspend(entry.__code__))
@@ -128,9 +128,9 @@ def _execute(path: Path, source: bytes, name: str) -> ModuleType:
     try:
         code = compile(source, str(path), "exec", dont_inherit=True)
     except SyntaxError as error:
-        raise BadAction(error.lineno or 1, f"not Python: {error.msg}") from None
+        raise ActionFileError(error.lineno or 1, f"not Python: {error.msg}") from None
     except ValueError as error:  # null bytes
-        raise BadAction(1, f"not Python: {error}") from None
+        raise ActionFileError(1, f"not Python: {error}") from None
 
     digest = hashlib.sha256(source).hexdigest()[:12]
     module = ModuleType(f"{ACTION_MODULES}.{re.sub(r'[^0-9A-Za-z_]', '_', name)}_{digest}")
@@ -143,7 +143,9 @@ def _execute(path: Path, source: bytes, name: str) -> ModuleType:
         raise
     except BaseException as error:  # noqa: BLE001 - a foreign file; even its SystemExit is a problem to report
         del sys.modules[module.__name__]
-        raise BadAction(_line_of(error, path), f"raised {type(error).__name__} when it was loaded{_detail(error)}") from None
+        raise ActionFileError(
+            _line_of(error, path), f"raised {type(error).__name__} when it was loaded{_detail(error)}"
+        ) from None
 
     return module
 

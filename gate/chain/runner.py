@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from gate.chain import capture
-from gate.chain.action import Action
+from gate.chain.action import DEFAULT_TIMEOUT_S, Action
 from gate.chain.api import Api
 from gate.chain.effects import Effects, Resources, current
 from gate.chain.http import HttpPool
@@ -22,9 +22,6 @@ from gate.model.decision import ActionOutcome, ActionTrace, Cause, Denial, Outco
 from gate.model.event import Event
 from gate.model.readonly import EMPTY, NO_SECRETS
 from gate.model.wire import warning
-
-CHAIN_TIMEOUT_S: Final = 20.0
-"""Limit of a chain whose manifest names none (AUTH0.md 1.4)."""
 
 CANCEL_GRACE_S: Final = 0.01
 """How long an action that was cut may take to notice, so that its open calls are recorded; then it is abandoned."""
@@ -45,7 +42,7 @@ _set_effects = current.set
 class Run:
     """One run of a chain: what it works on and what it has come to."""
 
-    __slots__ = ("attempt_id", "cause", "deadline_s", "event", "outcome", "plain_event")
+    __slots__ = ("attempt_id", "cause", "deadline_s", "event", "outcome", "plain_event", "position")
 
     def __init__(self, event: Event, attempt_id: str, deadline_s: float, cause: Cause) -> None:
         self.event = event
@@ -54,6 +51,7 @@ class Run:
         self.cause = cause  # of a denial because the deadline passed
         self.outcome = Outcome(denial=None)
         self.plain_event: Event | None = None
+        self.position = 0  # of the next action
 
     def event_for(self, action: Action) -> Event:
         """Return the event as the action sees it. It cannot be changed, so actions without secrets and config share one."""
@@ -66,11 +64,13 @@ class Run:
         return self.plain_event
 
 
-def settle(run: Run, action: Action, effects: Effects, error: BaseException | None, begun_s: float, ended_s: float, cut: bool = False) -> bool:
+def settle(
+    run: Run, action: Action, effects: Effects, error: BaseException | None, begun_s: float, ended_s: float, *, cut: bool = False
+) -> bool:
     """Take an action's effects into the outcome of its run; return whether the chain ends here.
 
-    `error` is what the action raised, `cut` that it was stopped by its time limit. One that ended by itself but too late has timed
-    out, too.
+    `error` is what the action raised, `cut` that it was stopped by its time limit. One that ended by itself but too
+    late has timed out, too.
     """
     outcome = run.outcome
     trace = ActionTrace(action.name, action.version, _RAN, (ended_s - begun_s) * 1000)
@@ -154,7 +154,7 @@ def _take_metadata(run: Run, action: Action, effects: Effects) -> None:
 class Chain:
     """The ordered actions that decide; `run` them between `start` and `aclose`, or inside `async with`."""
 
-    def __init__(self, actions: Sequence[Action], *, timeout_s: float = CHAIN_TIMEOUT_S, hash: str = "sha256:") -> None:  # noqa: A002 - its name in decisions
+    def __init__(self, actions: Sequence[Action], *, timeout_s: float = DEFAULT_TIMEOUT_S, hash: str = "sha256:") -> None:  # noqa: A002 - its name in decisions
         self.actions = tuple(actions)
         self.timeout_s = timeout_s
         self.hash = hash
@@ -162,11 +162,12 @@ class Chain:
         self._abandoned: set[asyncio.Task[Any]] = set()
 
     def __repr__(self) -> str:
-        return f"<Chain {' → '.join(action.name for action in self.actions) or 'of no actions'}, {self.timeout_s:g} s, {self.hash[:19]}>"
+        names = " → ".join(action.name for action in self.actions) or "of no actions"
+        return f"<Chain {names}, {self.timeout_s:g} s, {self.hash[:19]}>"
 
     @property
     def late_calls(self) -> int:
-        """Calls on an `api` after its action had returned, since the chain was loaded; includes those that no outcome could count."""
+        """Calls on an `api` after its action had returned, since the chain was loaded; also those too late for any outcome."""
         return sum(action.late_calls for action in self.actions)
 
     @property
@@ -174,8 +175,20 @@ class Chain:
         """Threads given up because a plain `def` action overran in them."""
         return 0 if self._resources is None else self._resources.threads.abandoned
 
+    @property
+    def started(self) -> bool:
+        """Whether actions that wait can run."""
+        return self._resources is not None
+
     async def start(self, *, connections: int = MAX_CONNECTIONS, sync_threads: int = SYNC_THREADS) -> None:
-        """Open the HTTP pool (`connections`: attempts in flight) and the threads for plain `def` actions; capture what actions print."""
+        """Open the HTTP pool and the threads for plain `def` actions; capture what actions print.
+
+        `connections` is how many attempts may be in flight, `sync_threads` how many plain `def` actions run at once.
+        A chain that is started already stays as it is.
+        """
+        if self._resources is not None:
+            return
+
         self._resources = Resources(HttpPool(connections=connections), DaemonThreads(sync_threads))
         capture.install()
 
@@ -214,24 +227,30 @@ class Chain:
         else:
             run = Run(event, attempt_id, now + self.timeout_s, _TIMED_OUT)
 
+        return run.outcome if self._advance(run) else self._go_on(run)
+
+    def _advance(self, run: Run) -> bool:
+        """Run actions by hand up to the first that may wait; return whether the chain has ended instead."""
         outcome = run.outcome
         resources = self._resources
         outer = _get_effects()
-        position = 0
+        position = run.position
+        now = _monotonic()
 
         try:
-            for action in self.actions:
+            for action in self.actions[position:]:
                 if now >= run.deadline_s:
                     _deny(outcome, fixed_denial(run.cause))
                     break
 
-                if action.when is not None and not action.when.matches(event):
-                    outcome.trace.append(ActionTrace(name=action.name, version=action.version, outcome=_NOT_MATCHED))
+                if action.when is not None and not action.when.matches(run.event):
+                    outcome.trace.append(ActionTrace(action.name, action.version, _NOT_MATCHED))
                     position += 1
                     continue
 
                 if action.waits:
-                    return self._go_on(run, position)
+                    run.position = position
+                    return False
 
                 position += 1
                 begun_s = now
@@ -255,32 +274,20 @@ class Chain:
         if outcome.denial is not None:
             self._not_reached(outcome, position)
 
-        return outcome
+        return True
 
-    async def _go_on(self, run: Run, position: int) -> Outcome:
-        """Run the actions from `position` on, each in its own task."""
-        outcome = run.outcome
+    async def _go_on(self, run: Run) -> Outcome:
+        """Finish a run that has come to an action that may wait."""
+        while True:
+            action = self.actions[run.position]
+            run.position += 1
 
-        for action in self.actions[position:]:
-            begun_s = _monotonic()
+            if await self._perform(run, action, _monotonic()):
+                self._not_reached(run.outcome, run.position)
+                return run.outcome
 
-            if begun_s >= run.deadline_s:
-                _deny(outcome, fixed_denial(run.cause))
-                break
-
-            position += 1
-
-            if action.when is not None and not action.when.matches(run.event):
-                outcome.trace.append(ActionTrace(name=action.name, version=action.version, outcome=_NOT_MATCHED))
-                continue
-
-            if await self._perform(run, action, begun_s):
-                break
-
-        if outcome.denial is not None:
-            self._not_reached(outcome, position)
-
-        return outcome
+            if self._advance(run):
+                return run.outcome
 
     async def _perform(self, run: Run, action: Action, begun_s: float) -> bool:
         """Run one action in a task of its own, no longer than it may; return whether the chain ends with it."""
@@ -321,7 +328,7 @@ class Chain:
 
     def _not_reached(self, outcome: Outcome, position: int) -> None:
         outcome.trace.extend(
-            ActionTrace(name=action.name, version=action.version, outcome=ActionOutcome.NOT_REACHED) for action in self.actions[position:]
+            ActionTrace(action.name, action.version, ActionOutcome.NOT_REACHED) for action in self.actions[position:]
         )
 
 

@@ -1,8 +1,8 @@
 """Daemon threads for plain `def` actions, replaceable when one does not come back.
 
 `concurrent.futures` joins its threads at exit and cannot lose one; an action may block for ever, so ours are daemons, and
-one whose action overran is abandoned and another takes its place (DESIGN.md section 3). All bookkeeping happens on the event loop;
-a thread only runs jobs and reports.
+one whose action overran is abandoned and another takes its place (DESIGN.md section 3). All bookkeeping happens on the
+event loop; a thread only runs jobs and reports.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class DaemonThreads:
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<DaemonThreads {self._serving - len(self._idle)} busy, {len(self._idle)} idle, {len(self._waiting)} waiting, {self.abandoned} abandoned>"
+        idle, waiting = len(self._idle), len(self._waiting)
+        return f"<DaemonThreads {self._serving - idle} busy, {idle} idle, {waiting} waiting, {self.abandoned} abandoned>"
 
     async def call(self, function: Callable[..., object], *arguments: object) -> object:
         """Run a function in a thread, in a copy of this context; a cancelled caller abandons the thread."""

@@ -8,8 +8,10 @@ from typing import Any, Protocol
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-from aiokafka.errors import KafkaError
+from aiokafka.errors import GroupAuthorizationFailedError, InvalidSessionTimeoutError, KafkaError
 
+from gate.errors import ConfigError
+from gate.kafka.closing import stop_consumer
 from gate.model.wire import Record
 
 _NONE = TopicPartition("__none__", 0)  # polling it returns nothing and counts as a poll (KAFKA.md section 4, 7)
@@ -34,7 +36,10 @@ class RebalanceListener(Protocol):
         """All partitions are taken away, also those that come back with the next assignment."""
 
     async def on_assigned(self, partitions: Collection[int]) -> None:
-        """These partitions are ours; their positions must be set with `seek` before records of them are used."""
+        """These partitions are ours; their positions must be set with `seek` before records of them are used.
+
+        What it raises is logged and lost.
+        """
 
 
 class AttemptsConsumer:
@@ -48,6 +53,8 @@ class AttemptsConsumer:
         self, options: Mapping[str, Any], *, topic: str, group_id: str, session_timeout_ms: int, listener: RebalanceListener
     ) -> None:
         self._topic = topic
+        self._group_id = group_id
+        self._session_timeout_ms = session_timeout_ms
         self._listener = _Listener(listener)
         self._client = AIOKafkaConsumer(
             **options,
@@ -65,19 +72,31 @@ class AttemptsConsumer:
         )
 
     async def start(self) -> None:
-        """Connect and join the group."""
+        """Connect and join the group; raise ConfigError where the broker does not let us."""
         with _mapped():
             try:
                 self._client.subscribe([self._topic], listener=self._listener)
                 await self._client.start()
+            except InvalidSessionTimeoutError as error:
+                await stop_consumer(self._client)
+                raise ConfigError(
+                    [
+                        f"GATE_SESSION_TIMEOUT_MS={self._session_timeout_ms} is not what the broker allows; choose one between its "
+                        "group.min.session.timeout.ms (6000) and group.max.session.timeout.ms (1800000)"
+                    ]
+                ) from error
+            except GroupAuthorizationFailedError as error:
+                await stop_consumer(self._client)
+                raise ConfigError(
+                    [f"the broker does not let us join the group {self._group_id}; grant READ on GATE_GROUP_ID"]
+                ) from error
             except BaseException:
-                await self._client.stop()
+                await stop_consumer(self._client)
                 raise
 
     async def stop(self) -> None:
-        """Leave the group; commit what you want to keep before."""
-        with _mapped():
-            await self._client.stop()
+        """Leave the group, where a broker answers; commit what you want to keep before. Never raises."""
+        await stop_consumer(self._client)
 
     async def poll(self, partitions: Iterable[int], *, max_records: int, timeout_ms: int) -> dict[int, list[Record]]:
         """Return records of these partitions only, as many as `max_records`; never cancel it (KAFKA.md section 4, 6)."""
@@ -116,13 +135,14 @@ class AttemptsConsumer:
         tp = TopicPartition(self._topic, partition)
         return self._client.highwater(tp) if tp in self._client.assignment() else None
 
-    async def commit(self, offsets: Mapping[int, int]) -> None:
-        """Commit those of the offsets whose partitions are ours right now."""
+    async def commit(self, offsets: Mapping[int, int]) -> Collection[int]:
+        """Commit the offsets of those partitions that are ours right now, and return these partitions."""
         assigned = self._client.assignment()
         ours = {tp: offset for number, offset in offsets.items() if (tp := TopicPartition(self._topic, number)) in assigned}
         if ours:
             with _mapped():
                 await self._client.commit(ours)
+        return [tp.partition for tp in ours]
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka's class is untyped

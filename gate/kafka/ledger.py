@@ -10,6 +10,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
+from gate.kafka.closing import stop_consumer
 from gate.kafka.producer import BatchProducer
 from gate.ledger.answer import Entry
 from gate.ledger.ports import Appended, LogUnavailable, Slice
@@ -123,11 +124,11 @@ class KafkaLedger:
             reader.assign(tps)
             reader.pause(*tps)
         except BaseException:
-            await reader.stop()
+            await stop_consumer(reader)
             raise
         self._reader = reader
 
     async def _disconnect(self) -> None:
         if self._reader is not None:
             reader, self._reader = self._reader, None
-            await reader.stop()
+            await stop_consumer(reader)

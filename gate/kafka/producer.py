@@ -17,6 +17,7 @@ from aiokafka.errors import (
 )
 
 from gate import log as logs
+from gate.kafka.closing import stop_producer
 from gate.ledger.ports import Appended, LogForbidden, LogRejected, LogUnavailable
 from gate.model.wire import Message
 
@@ -115,7 +116,7 @@ class BatchProducer:
         try:
             await client.start()
         except BaseException:
-            await client.stop()
+            await stop_producer(client)
             raise
         return client
 
@@ -135,10 +136,7 @@ class BatchProducer:
 
     def _retire(self, client: AIOKafkaProducer, within_s: float) -> None:
         async def stop() -> None:
-            try:
-                async with asyncio.timeout(within_s):
-                    await client.stop()
-            except (KafkaError, TimeoutError, OSError):
+            if not await stop_producer(client, within_s=within_s):
                 log.warning("producer_not_stopped_in_time", within_s=within_s)
 
         task = asyncio.create_task(stop(), name="retire-producer")

@@ -17,6 +17,9 @@ from pydantic_core import PydanticCustomError, core_schema
 from gate.errors import InvalidEvent
 from gate.model.readonly import EMPTY, NO_SECRETS, NO_TEXTS, READ_ONLY, ReadOnlyList, Secrets, freeze, freeze_object
 
+DATABASE: Final = "auth0"
+"""Strategy of database connections."""
+
 PASSWORDLESS: Final = frozenset({"email", "sms"})
 """Strategies of passwordless connections; every other one counts as a database (DESIGN.md section 2)."""
 
@@ -92,7 +95,7 @@ class EventPart(BaseModel):
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return the value of a key by its JSON name, or `default` where the key is unknown or its value None."""
-        value = self[name] if name in self else default
+        value = self[name] if name in self else None  # noqa: SIM401 - this is get()
         return default if value is None else value
 
 
@@ -365,16 +368,20 @@ class Event(EventPart):
     def from_document(cls, document: Mapping[str, Any]) -> Event:
         """Read the JSON object of an attempt; raises InvalidEvent with the JSON path of the first fault."""
         try:
-            return _validate(document)
+            event: Event = _validate(document)
         except ValidationError as error:
             raise _invalid(error) from None
+        except RecursionError:  # of a dict that was not read from JSON
+            raise InvalidEvent("$", "is nested too deeply") from None
+
+        return event
 
     def seen_by(self, *, secrets: Mapping[str, str], config: Mapping[str, Any], attempt_id: str) -> Event:
         """Return this event as one action sees it: a shallow copy, for what it holds cannot be changed.
 
         `secrets` and `config` must be read-only already; nothing is validated again.
         """
-        seen = _new(Event)
+        seen: Event = _new(Event)
         fields = self.__dict__.copy()
         fields["secrets"] = secrets
         fields["config"] = config

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from gate import log as logs
 from gate.config import Settings
+from gate.errors import ConfigError
 from gate.kafka.consumer import AttemptsConsumer, ConsumerTrouble
 from gate.model.wire import Record
 from gate.worker.batches import Spawn
@@ -17,7 +18,7 @@ from gate.worker.partitions import CLOCK_ALLOWANCE_MS, Partition, Step, Work
 from gate.worker.recorder import Recorder
 from gate.worker.scribe import LedgerScribe
 
-_CHUNK: Final = 250  # records taken before the event loop gets a turn
+_CHUNK: Final = 32  # records taken before the event loop gets a turn: about 5 ms of work
 _POLL_MS: Final = 200
 _POLL_NOT_READY_MS: Final = 10
 _KEEP_ALIVE_S: Final = 30.0  # aiokafka leaves the group after 300 s without a poll
@@ -27,6 +28,8 @@ _FIRST_RECORD_S: Final = 2.0  # how long the first attempt of a partition may ta
 _RETRY_S: Final = 0.5
 _RETRY_MAX_S: Final = 5.0
 _ERRORS_BEFORE_RESTART: Final = 3
+_PULSE_S: Final = 1.0
+_SILENT_S: Final = 3.0  # no answer for so long is an outage
 
 log = logs.get(__name__)
 
@@ -67,6 +70,8 @@ class Intake:
         self._assigned = False
         self._unserved: set[int] = set()  # assigned, but without a ledger partition of their number
         self._trouble: str | None = None
+        self._broken = False  # the consumer has to be made anew
+        self._silent = False
         self._rebalance_began: float | None = None
         self.partitions: dict[int, Partition] = {}
 
@@ -79,6 +84,8 @@ class Intake:
             yield "stopping"
         if self._trouble is not None:
             yield f"attempts cannot be received: {self._trouble}"
+        if self._silent:
+            yield f"Kafka has not answered for {_SILENT_S:g} s"
         if not self._assigned:
             yield "no partitions assigned yet"
         for number in sorted(self._unserved):
@@ -154,6 +161,8 @@ class Intake:
                     await self._restart()
 
     async def _poll(self) -> None:
+        if self._broken:
+            await self._restart()
         assert self._consumer is not None
         for number in [number for number, found in self._first.items() if not found.done()]:
             self._receive(await self._consumer.poll([number], max_records=1, timeout_ms=0))
@@ -209,24 +218,46 @@ class Intake:
                 log.info("ledger_read_further_back", partition=partition.number)
                 self._prepare(partition)
 
+    async def feel_pulse_forever(self) -> None:
+        """Ask the leaders of our partitions for their ends: while no broker answers, aiokafka's polls just return nothing.
+
+        A question is never cancelled: that cancels futures which the whole client shares, and it does not recover.
+        """
+        while True:
+            await asyncio.sleep(_PULSE_S)
+            consumer = self._consumer
+            if consumer is None:
+                continue
+            ours = [partition.number for partition in self.partitions.values() if partition.offsets.owned]
+            question = asyncio.create_task(consumer.ends(ours or [0]), name="pulse")
+            answered, _ = await asyncio.wait({question}, timeout=_SILENT_S)
+            if not answered:
+                self._hear(silent=True)
+                await asyncio.wait({question})
+            self._hear(silent=question.cancelled() or question.exception() is not None)
+
+    def _hear(self, *, silent: bool) -> None:
+        if silent and not self._silent:
+            log.warning("kafka_silent", for_s=_SILENT_S)
+        elif self._silent and not silent:
+            log.info("kafka_answers")
+        self._silent = silent
+
     def _full(self) -> bool:
         return sum(len(partition.table) for partition in self.partitions.values()) >= self._settings.ledger_entries_max
 
     async def _restart(self) -> None:
         """Replace a consumer that does not recover by itself (KAFKA.md section 4, 14)."""
         broken, self._consumer = self._consumer, None
+        self._broken = False
         self._recorder.restarted("consumer")
         self._pause()
         if broken is not None:
-            try:
-                async with asyncio.timeout(_COMMIT_TIMEOUT_S):
-                    await broken.stop()
-            except (ConsumerTrouble, TimeoutError) as error:
-                log.warning("consumer_not_stopped", error=str(error))
+            await broken.stop()
         while self._consumer is None and not self._stopping:
             try:
                 await self.start()
-            except ConsumerTrouble as error:
+            except (ConsumerTrouble, ConfigError) as error:  # what was right at the first start may become so again
                 self._trouble = str(error)
                 await asyncio.sleep(_RETRY_MAX_S)
 
@@ -253,13 +284,12 @@ class Intake:
         assert self._consumer is not None
         served = [number for number in partitions if number < self._ledger_partitions]
         self._unserved = set(partitions) - set(served)
-        while True:
-            try:
-                positions = await self._consumer.committed(served)
-                break
-            except ConsumerTrouble as error:
-                log.warning("committed_offsets_not_read", error=str(error))
-                await asyncio.sleep(_RETRY_S)
+        try:
+            positions = await self._consumer.committed(served)
+        except ConsumerTrouble as error:
+            log.warning("committed_offsets_not_read", error=str(error))
+            self._broken = True  # nobody would call us again: join anew
+            return
         for number, partition in self.partitions.items():
             if partition.offsets.owned and number not in positions:
                 self._on_work(partition, partition.lose())
@@ -327,13 +357,13 @@ class Intake:
             started = time.monotonic()
             try:
                 async with asyncio.timeout(_COMMIT_TIMEOUT_S):  # aiokafka retries for ever (KAFKA.md section 4, 11)
-                    await consumer.commit({number: commit.offset for number, commit in snapshot.items()})
+                    done = await consumer.commit({number: commit.offset for number, commit in snapshot.items()})
             except (ConsumerTrouble, TimeoutError) as error:
                 self._recorder.commit_failed()
                 log.warning("commit_failed", error=str(error) or type(error).__name__)
                 return
-            for number, commit in snapshot.items():
-                self.partitions[number].offsets.commit_succeeded(commit)
+            for number in done:
+                self.partitions[number].offsets.commit_succeeded(snapshot[number])
             self._recorder.committed(time.monotonic() - started)
             for number, partition in self.partitions.items():
                 if partition.offsets.owned:

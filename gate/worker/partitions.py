@@ -79,6 +79,7 @@ class Append:
     headers: LedgerHeaders
     message: Message
     flight: Flight
+    body: bytes = b""  # the decision as replies begin with it
 
     @property
     def is_needed(self) -> bool:
@@ -333,6 +334,7 @@ class Partition:
 
     def _deregister(self, flight: Flight) -> None:
         flight.stage = Stage.GONE
+        flight.append = None  # it refers back to the flight: a cycle would keep all of an attempt until the collector comes
         if self.flying.get(flight.offset) is flight:
             del self.flying[flight.offset]
         if self._leaders.get(flight.attempt_id) is flight:

@@ -17,6 +17,7 @@ from gate.chain.runner import Chain
 from gate.config import Settings
 from gate.errors import ConfigError, KafkaUnavailable
 from gate.kafka.connection import client_options
+from gate.kafka.consumer import ConsumerTrouble
 from gate.kafka.ledger import KafkaLedger
 from gate.kafka.partitioner import partition_of
 from gate.kafka.producer import BATCH_BYTES, BatchProducer
@@ -126,13 +127,15 @@ class Worker:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
                 self._intake = intake = self._new_intake()
-                await intake.start()
-                helpers = [
-                    tasks.create_task(intake.poll_forever(), name="poll"),
-                    tasks.create_task(intake.commit_forever(), name="commit"),
-                    tasks.create_task(self._keep_house(intake), name="housekeeping"),
-                ]
-                await stop.wait()
+                helpers: list[asyncio.Task[None]] = []
+                if await self._join(intake, stop):
+                    helpers = [
+                        tasks.create_task(intake.poll_forever(), name="poll"),
+                        tasks.create_task(intake.commit_forever(), name="commit"),
+                        tasks.create_task(intake.feel_pulse_forever(), name="pulse"),
+                        tasks.create_task(self._keep_house(intake), name="housekeeping"),
+                    ]
+                    await stop.wait()
                 # 3. finish, commit, leave
                 log.info("stopping", in_flight=self.in_flight, grace_s=self._settings.shutdown_grace_s)
                 await intake.stop_taking()
@@ -143,6 +146,23 @@ class Worker:
         finally:
             await self._chain.aclose()
             await asyncio.gather(*(client.stop() for client in (self._ledger, self._replies, self._dead_letters, self._topics)))
+
+    async def _join(self, intake: Intake, stop: asyncio.Event) -> bool:
+        """Join the group, which may take until the coordinator is there; return False if the stop came first."""
+        joining = asyncio.create_task(intake.start(), name="join the group")
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        try:
+            await asyncio.wait({joining, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not joining.done():
+                return False
+            joining.result()
+            return True
+        except ConsumerTrouble as error:
+            raise KafkaUnavailable(f"Kafka at {self._options['bootstrap_servers']} does not let us join: {error}") from error
+        finally:
+            for task in (joining, stopping):
+                task.cancel()
+            await asyncio.wait({joining, stopping})
 
     def _new_intake(self) -> Intake:
         settings = self._settings
