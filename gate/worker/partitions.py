@@ -83,10 +83,11 @@ class Append:
 
     @property
     def is_needed(self) -> bool:
-        """Whether its ask still waits for it: not dropped, not answered but by what was assumed, nothing decided in its place."""
+        """Whether its ask still waits for it: not dropped, not answered but by assuming it, nothing decided in its place."""
         flight = self.flight
-        assumed = flight.answer is not None and flight.answer.entry.offset < 0
-        return flight.append is self and (flight.stage is Stage.APPEND or assumed)
+        if flight.answer is not None and flight.answer.entry.offset < 0:  # assumed: the ledger is still to have it
+            return True
+        return flight.append is self and flight.stage is Stage.APPEND
 
     def at(self, offset: int) -> Entry:
         """Return the record as it stands in the ledger."""
