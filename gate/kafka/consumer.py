@@ -84,7 +84,9 @@ class AttemptsConsumer:
                 ) from error
             except GroupAuthorizationFailedError as error:
                 await stop_consumer(self._client)
-                raise ConfigError([f"the broker does not let us join the group {self._group_id}; grant READ on GATE_GROUP_ID"]) from error
+                raise ConfigError(
+                    [f"the broker does not let us join the group {self._group_id}; grant READ on GATE_GROUP_ID"]
+                ) from error
             except BaseException:
                 await stop_consumer(self._client)
                 raise

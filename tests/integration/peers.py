@@ -110,7 +110,9 @@ class Asker:
         """Send an attempt as the README says: keyed by its id, correlated by `<id>` unless told otherwise."""
         given = {"gate-attempt-id": attempt_id.encode(), "kafka_correlationId": attempt_id.encode()}
         given["kafka_replyTopic"] = self.settings.replies_topic.encode()
-        await self.send(value, key=attempt_id.encode(), headers={**given, **{k.replace("__", "-"): v for k, v in headers.items()}})
+        await self.send(
+            value, key=attempt_id.encode(), headers={**given, **{k.replace("__", "-"): v for k, v in headers.items()}}
+        )
 
     def to(self, attempt_id: str) -> list[ConsumerRecord]:
         """Return all replies to an attempt id so far."""
@@ -164,7 +166,9 @@ async def lag(settings: Settings) -> dict[int, int]:
     """Return how far the group's committed offset is from the end of each attempts partition."""
     count = await partitions_of(settings, settings.attempts_topic)
     tps = [TopicPartition(settings.attempts_topic, number) for number in range(count)]
-    consumer = AIOKafkaConsumer(bootstrap_servers=settings.bootstrap_servers, group_id=settings.group_id, enable_auto_commit=False)
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=settings.bootstrap_servers, group_id=settings.group_id, enable_auto_commit=False
+    )
     await consumer.start()
     try:
         ends = await consumer.end_offsets(tps)

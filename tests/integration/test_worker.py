@@ -14,7 +14,6 @@ import pytest
 from gate.config import Settings
 from gate.kafka.partitioner import partition_of
 from gate.model.decision import Cause, fixed_denial
-
 from gate.worker.worker import Worker
 
 from .peers import Asker, body, event, header, int32, lag, read_all, serving
@@ -478,7 +477,9 @@ async def test_foreign_records_in_the_ledger_stop_nothing(asker: Asker, topics: 
         async with serving(topics):
             await asker.send(event(), headers={"gate-attempt-id": b"a"}, partition=2)
             await eventually(lambda: len(asker.replies) == 1)
-            await foreign.send(b"x", headers={"digest": None, "source": b"s", "attempt-ts": bytes(8), "scope": b"id"}, partition=2)
+            await foreign.send(
+                b"x", headers={"digest": None, "source": b"s", "attempt-ts": bytes(8), "scope": b"id"}, partition=2
+            )
             await asker.send(event(), headers={"gate-attempt-id": b"b"}, partition=2)
             await eventually(lambda: len(asker.replies) == 2)
 

@@ -62,7 +62,9 @@ async def test_worker_started_before_its_topics_exist_says_so_and_exits_2(settin
 
 
 async def test_attempts_partition_without_ledger_twin_is_refused_at_start(topics: Settings, start: Start) -> None:
-    other = topics.model_copy(update={"decisions_topic": f"{topics.decisions_topic}.two", "replies_topic": f"{topics.replies_topic}.two"})
+    other = topics.model_copy(
+        update={"decisions_topic": f"{topics.decisions_topic}.two", "replies_topic": f"{topics.replies_topic}.two"}
+    )
     lone = other.model_copy(update={"attempts_topic": f"{topics.attempts_topic}.two"})
     await create_topics(lone, topics.bootstrap_servers or "", partitions=2, replication=1)
 
@@ -281,7 +283,9 @@ async def test_sigterm_while_kafka_is_away_ends_within_the_grace_period(
 # -- Doing nothing ------------------------------------------------------------------------------------------------------
 
 
-async def test_idle_worker_uses_hardly_any_processor_time_and_writes_no_lines(topics: Settings, start: Start, eventually: Any) -> None:
+async def test_idle_worker_uses_hardly_any_processor_time_and_writes_no_lines(
+    topics: Settings, start: Start, eventually: Any
+) -> None:
     worker = await start(topics).ready()
     began, used, lines = time.monotonic(), worker.cpu_s(), len(worker.log.splitlines())
     await eventually(lambda: time.monotonic() - began > 3)

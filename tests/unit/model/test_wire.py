@@ -227,9 +227,7 @@ def test_last_one_of_a_repeated_header_wins_under_either_name() -> None:
 
 
 def test_names_of_headers_are_case_sensitive() -> None:
-    assert read(("Gate-Attempt-Id", b"a-2"), ("reply_topic", b"r")) == read(
-        ("Gate-Attempt-Id", b"a-2"), ("reply_topic", b"r")
-    )
+    assert read(("Gate-Attempt-Id", b"a-2"), ("reply_topic", b"r")) == read(("Gate-Attempt-Id", b"a-2"), ("reply_topic", b"r"))
     assert "attempts-3-41" == read(("Gate-Attempt-Id", b"a-2")).attempt_id
     assert read(("reply_topic", b"r")).reply_topic is None
 
@@ -441,7 +439,9 @@ def test_denial_carries_no_metadata_at_all() -> None:
 
     assert {"version", "attempt_id", "status", "denial", "warnings", "chain", "decided_at"} == body_of(reply).keys()
     assert {"cause": "access_denied", "reason": "r", "errors": []} == body_of(reply)["denial"]
-    assert [("gate-attempt-id", b"attempts-3-41"), ("gate-status", b"denied"), ("gate-cause", b"access_denied")] == reply.headers[:3]
+    assert [("gate-attempt-id", b"attempts-3-41"), ("gate-status", b"denied"), ("gate-cause", b"access_denied")] == reply.headers[
+        :3
+    ]
 
 
 def test_warnings_of_the_ask_come_before_those_of_the_chain() -> None:
@@ -497,7 +497,11 @@ def test_conflict_tells_nothing_of_the_decision_but_when_and_by_which_chain() ->
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
