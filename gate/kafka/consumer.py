@@ -78,14 +78,14 @@ class AttemptsConsumer:
                 await stop_consumer(self._client)
                 raise ConfigError(
                     [
-                        f"GATE_SESSION_TIMEOUT_MS={self._session_timeout_ms} is not what the broker allows; choose one between its "
+                        f"GATE_SESSION_TIMEOUT_MS={self._session_timeout_ms} is not what the broker allows; choose between its "
                         "group.min.session.timeout.ms (6000) and group.max.session.timeout.ms (1800000)"
                     ]
                 ) from error
             except GroupAuthorizationFailedError as error:
                 await stop_consumer(self._client)
                 raise ConfigError(
-                    [f"the broker does not let us join the group {self._group_id}; grant READ on GATE_GROUP_ID"]
+                    [f"the broker does not let us join GATE_GROUP_ID={self._group_id}; grant READ on it"]
                 ) from error
             except BaseException:
                 await stop_consumer(self._client)
