@@ -19,8 +19,8 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor, Wrapped
 Logger = FilteringBoundLogger
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-_QUIET = {"aiokafka.consumer.group_coordinator": logging.ERROR}
-"""Libraries whose warnings say what our own lines and metrics say better; all others log from warning on."""
+_PASSING = ("GroupCoordinatorNotAvailableError", "Heartbeat failed")
+"""Library errors that heal by themselves within a second: a new cluster makes its offsets topic, a group rebalances."""
 
 _SELDOM_S = 30.0
 """How often a library may say the same: aiokafka writes a hundred lines a second while no broker answers."""
@@ -86,12 +86,11 @@ def configure(
             ],
         )
     )
+    handler.addFilter(lambda record: not any(passing in record.getMessage() for passing in _PASSING))
     handler.addFilter(_Seldom())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(logging.WARNING, _LEVELS[level]))
-    for name, quiet in _QUIET.items():
-        logging.getLogger(name).setLevel(quiet)
     logging.captureWarnings(capture=True)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import accumulate
 from typing import Any, Final, Generic, Literal, TypeVar, cast, overload
 
@@ -302,6 +303,10 @@ class Metrics(_Declarations):
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
+
+    def set_build_info(self, chain: str) -> None:
+        """Say which version and which chain (its hash) these are the metrics of."""
+        self.build_info.labels(version("registration-gate"), chain).set(1)
 
     def render(self) -> bytes:
         """Return the text of /metrics (`CONTENT_TYPE`)."""

@@ -12,12 +12,18 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from gate.config import Settings
 from gate.kafka.embedded import EmbeddedKafka
 from gate.kafka.topics import create_topics
 
 T = TypeVar("T")
+
+# The same examples in every run, so that a red run can be repeated; `make faults` looks further with the other one.
+hypothesis_settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, max_examples=100)
+hypothesis_settings.register_profile("faults", deadline=None, max_examples=1000, print_blob=True)
+hypothesis_settings.load_profile("repeatable")
 
 
 class Eventually(Protocol):

@@ -96,7 +96,8 @@ class Action:
         self.waits = self.code.waits
         self.run_by_hand = self.code.run_by_hand
         self.plain = not self.secrets and not self.config
-        values = sorted({value for value in self.secrets.values() if value}, key=len, reverse=True)
+        lines = {line for value in self.secrets.values() for line in value.splitlines()}  # a key of several lines is printed so
+        values = sorted({*self.secrets.values(), *lines} - {""}, key=len, reverse=True)
         self._secret_values = re.compile("|".join(map(re.escape, values))) if values else None
 
     def redact(self, text: str) -> str:

@@ -79,7 +79,7 @@ class Effects:
         for line in lines:
             self.log(line)
 
-        self.log_partial = partial[:MAX_LOG_CHARACTERS]
+        self.log_partial = partial[: 2 * MAX_LOG_CHARACTERS]  # cut where no line ends, so through no secret that is shown
 
     def log(self, line: str) -> None:
         """Take a log line of the action; secrets are blanked out, and lines past the bound dropped."""

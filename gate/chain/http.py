@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
+import ssl
 import time
 from collections.abc import Iterator
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -34,7 +36,7 @@ class HttpPool:
             logging.getLogger(name).setLevel(logging.WARNING)
 
         options: dict[str, Any] = {
-            "verify": httpx.create_ssl_context(trust_env=False),
+            "verify": _tls(),
             "trust_env": False,
             "follow_redirects": False,
             "timeout": None,
@@ -159,6 +161,12 @@ _NO_PHASES = httpx.Timeout(None).as_dict()
 
 def _too_long(request: httpx.Request, limit_s: float) -> httpx.TimeoutException:
     return httpx.ReadTimeout(f"no whole answer within {limit_s:.3g} s", request=request)
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """Return the one TLS context of the process: reading the authorities takes 50 ms."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 def _no_cookies() -> CookieJar:

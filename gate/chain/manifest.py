@@ -196,8 +196,8 @@ class _Reader:
                         f"country {country!r} must be two letters, as in ISO 3166-1 alpha-2",
                     )
 
-        for key, values in given.items():
-            if not values:
+        for key in given:
+            if conditions[key] == []:
                 self._problem(
                     self._lines.find(index, "when", key),
                     f"when.{key} is empty, so the action would never run; remove it or name some",

@@ -42,7 +42,7 @@ _set_effects = current.set
 class Run:
     """One run of a chain: what it works on and what it has come to."""
 
-    __slots__ = ("attempt_id", "cause", "deadline_s", "event", "outcome", "plain_event")
+    __slots__ = ("attempt_id", "cause", "deadline_s", "event", "outcome", "plain_event", "position")
 
     def __init__(self, event: Event, attempt_id: str, deadline_s: float, cause: Cause) -> None:
         self.event = event
@@ -51,6 +51,7 @@ class Run:
         self.cause = cause  # of a denial because the deadline passed
         self.outcome = Outcome(denial=None)
         self.plain_event: Event | None = None
+        self.position = 0  # of the next action
 
     def event_for(self, action: Action) -> Event:
         """Return the event as the action sees it. It cannot be changed, so actions without secrets and config share one."""
@@ -63,7 +64,7 @@ class Run:
         return self.plain_event
 
 
-def settle(  # noqa: PLR0917 - called for every action of every attempt, and keywords cost
+def settle(
     run: Run, action: Action, effects: Effects, error: BaseException | None, begun_s: float, ended_s: float, *, cut: bool = False
 ) -> bool:
     """Take an action's effects into the outcome of its run; return whether the chain ends here.
@@ -183,7 +184,11 @@ class Chain:
         """Open the HTTP pool and the threads for plain `def` actions; capture what actions print.
 
         `connections` is how many attempts may be in flight, `sync_threads` how many plain `def` actions run at once.
+        A chain that is started already stays as it is.
         """
+        if self._resources is not None:
+            return
+
         self._resources = Resources(HttpPool(connections=connections), DaemonThreads(sync_threads))
         capture.install()
 
@@ -222,24 +227,30 @@ class Chain:
         else:
             run = Run(event, attempt_id, now + self.timeout_s, _TIMED_OUT)
 
+        return run.outcome if self._advance(run) else self._go_on(run)
+
+    def _advance(self, run: Run) -> bool:
+        """Run actions by hand up to the first that may wait; return whether the chain has ended instead."""
         outcome = run.outcome
         resources = self._resources
         outer = _get_effects()
-        position = 0
+        position = run.position
+        now = _monotonic()
 
         try:
-            for action in self.actions:
+            for action in self.actions[position:]:
                 if now >= run.deadline_s:
                     _deny(outcome, fixed_denial(run.cause))
                     break
 
-                if action.when is not None and not action.when.matches(event):
-                    outcome.trace.append(ActionTrace(name=action.name, version=action.version, outcome=_NOT_MATCHED))
+                if action.when is not None and not action.when.matches(run.event):
+                    outcome.trace.append(ActionTrace(action.name, action.version, _NOT_MATCHED))
                     position += 1
                     continue
 
                 if action.waits:
-                    return self._go_on(run, position)
+                    run.position = position
+                    return False
 
                 position += 1
                 begun_s = now
@@ -263,32 +274,20 @@ class Chain:
         if outcome.denial is not None:
             self._not_reached(outcome, position)
 
-        return outcome
+        return True
 
-    async def _go_on(self, run: Run, position: int) -> Outcome:
-        """Run the actions from `position` on, each in its own task."""
-        outcome = run.outcome
+    async def _go_on(self, run: Run) -> Outcome:
+        """Finish a run that has come to an action that may wait."""
+        while True:
+            action = self.actions[run.position]
+            run.position += 1
 
-        for action in self.actions[position:]:
-            begun_s = _monotonic()
+            if await self._perform(run, action, _monotonic()):
+                self._not_reached(run.outcome, run.position)
+                return run.outcome
 
-            if begun_s >= run.deadline_s:
-                _deny(outcome, fixed_denial(run.cause))
-                break
-
-            position += 1
-
-            if action.when is not None and not action.when.matches(run.event):
-                outcome.trace.append(ActionTrace(name=action.name, version=action.version, outcome=_NOT_MATCHED))
-                continue
-
-            if await self._perform(run, action, begun_s):
-                break
-
-        if outcome.denial is not None:
-            self._not_reached(outcome, position)
-
-        return outcome
+            if self._advance(run):
+                return run.outcome
 
     async def _perform(self, run: Run, action: Action, begun_s: float) -> bool:
         """Run one action in a task of its own, no longer than it may; return whether the chain ends with it."""
@@ -329,8 +328,7 @@ class Chain:
 
     def _not_reached(self, outcome: Outcome, position: int) -> None:
         outcome.trace.extend(
-            ActionTrace(name=action.name, version=action.version, outcome=ActionOutcome.NOT_REACHED)
-            for action in self.actions[position:]
+            ActionTrace(action.name, action.version, ActionOutcome.NOT_REACHED) for action in self.actions[position:]
         )
 
 

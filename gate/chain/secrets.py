@@ -39,10 +39,10 @@ class SecretSource:
         """
         name = variable(action, key)
 
-        if name in self.environ:
+        if self.environ.get(name):  # an empty one is as good as missing: somebody forgot to fill it in
             return self.environ[name]
 
-        if name + FILE_SUFFIX in self.environ:
+        if self.environ.get(name + FILE_SUFFIX):
             return _read(Path(self.environ[name + FILE_SUFFIX]), f"named by {name}{FILE_SUFFIX}")
 
         if self.folder is not None and (self.folder / name).exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import typer
@@ -12,16 +13,17 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from gate.client import GateClient
+    from gate.model.decision import Decision
     from gate.tools.demo import Answer
     from gate.tools.load import LoadReport
     from gate.tools.user_service import UserService
 
 GO_ON = """\
 Go on:
-  gate dev                              the same, until you press Ctrl-C
-  gate ask you@mail.example             one attempt of your own, in another terminal
-  gate test --event event.json          the actions alone, without Kafka
-  gate --help                           everything else; README.md has a tour"""
+  gate dev                     the same, until Ctrl-C; then, elsewhere:
+  gate ask you@mail.example    an attempt of your own
+  gate load --rate 500         more of them
+  gate --help                  everything else; README.md has a tour"""
 
 
 def demo() -> None:
@@ -44,7 +46,7 @@ async def _demo(out: Console) -> int:
     from gate.tools.dev import everything_here, load_chain_here
     from gate.tools.user_service import UserService
 
-    out.print("\n[bold]Registration gate:[/] may this person register, and with what metadata? Asked and answered over Kafka.\n")
+    out.print("\n[bold]Registration gate:[/] may this person register, and with what metadata?\nAsked and answered over Kafka.\n")
     service = UserService()
     steps = Steps(out)
     try:
@@ -93,72 +95,88 @@ def _table(answers: list[Answer]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from gate.cli.output import milliseconds, status_text, told
+    from gate.cli.output import milliseconds, status_text
 
     table = Table(show_edge=False, show_lines=True, header_style="bold", padding=(0, 1))
-    table.add_column("who", no_wrap=True)
-    table.add_column("from")
-    table.add_column("answer", no_wrap=True)
-    table.add_column("and with it")
+    table.add_column("who", width=30)
+    table.add_column("answer", overflow="fold")
     table.add_column("took", justify="right", no_wrap=True)
 
     for answer in answers:
         case = answer.case
         who = Text(case.email)
-        who.append(f"\n{case.story}", style="dim")
-        with_it = Text()
-        for index, (name, text) in enumerate(told(answer.decision)):
-            with_it.append(("\n" if index else "") + f"{name} ", style="dim")
-            with_it.append(text)
-        status = status_text(answer.decision)
+        who.append(f"\n{case.story}, from {case.place.city_name}", style="dim")
+        said = status_text(answer.decision)
+        for text, style in _said(answer.decision):
+            said.append(f"\n{text}", style=style)
         if not answer.as_expected:
-            status.append("\nnot as expected", style="red")
-        table.add_row(who, f"{case.place.city_name}, {case.place.country_code}", status, with_it, milliseconds(answer.took_s))
+            said.append("\nnot what the sample actions are there for", style="bold red")
+        table.add_row(who, said, milliseconds(answer.took_s))
 
     return table
 
 
+def _said(decision: Decision) -> Iterator[tuple[str, str]]:
+    """Yield what a decision says, each line with its style: what the person is told, what to store, what goes to the logs."""
+    denial = decision.denial
+    if denial is not None:
+        if denial.user_message is not None:
+            yield f"“{denial.user_message}”", "not bold default"
+        yield f"{denial.cause.value}: {denial.reason}", "not bold dim"
+        if denial.action is not None:
+            yield f"by {denial.action}", "not bold dim"
+    for scope, changes in decision.changes.items():
+        for key, value in changes.items():
+            yield f"{scope}.{key} = {value}", "not bold default"
+    for warning in decision.warnings:
+        yield f"warning: {warning['message']}", "not bold yellow"
+
+
 def _summary(report: LoadReport) -> str:
-    latency = report.latencies.percentile_ms
-    answered = f"{report.answered:,} of {report.sent:,}"
-    return (
-        f"  [bold]{answered}[/] answered, {report.answers_per_s:.0f}/s"
-        f"   p50 [bold]{latency(50):.1f} ms[/]   p95 [bold]{latency(95):.1f} ms[/]   p99 [bold]{latency(99):.1f} ms[/]"
-        f"   denied {report.denied_share:.0%}"
-        + ("" if report.complete else f"   [bold red]{report.sent - report.answered:,} without an answer[/]")
-    )
+    p50, p95, p99 = (f"[bold]{report.latencies.percentile_ms(percentile):.1f} ms[/]" for percentile in (50, 95, 99))
+    lost = "" if report.complete else f", [bold red]{report.sent - report.answered:,} without an answer[/]"
+    answered = f"[bold]{report.answered:,}[/] of {report.sent:,} answered{lost}"
+    return f"  {answered}, {report.answers_per_s:.0f}/s, {report.denied_share:.0%} denied\n  p50 {p50}   p95 {p95}   p99 {p99}"
 
 
 class Steps:
     """What is being done now, and how long what is done took."""
 
     def __init__(self, out: Console) -> None:
+        from gate.cli.output import in_place
+
         self._out = out
         self._began = time.perf_counter()
         self._what = ""
-        self._status = out.status("") if out.is_terminal and not out.is_dumb_terminal else None
+        self._live = in_place(out, animated=True)
 
     def begin(self, what: str) -> None:
         """Say what is being done."""
         self._began = time.perf_counter()
         self._what = what
-        if self._status is not None:
-            self._status.update(what)
-            self._status.start()
+        if self._live is not None:
+            self._live.start()
+            self._spin(what)
         else:
             self._out.print(f"{what} …", markup=False)
 
     def note(self, text: str) -> None:
         """Say what the step that was begun has to do first."""
-        if self._status is not None:
-            self._status.update(f"{self._what}: {text}")
+        if self._live is not None:
+            self._spin(f"{self._what}: {text}")
         else:
             self._out.print(f"  {text}", markup=False)
 
     def done(self, what: str) -> None:
         """Say that it is done."""
-        if self._status is not None:
-            self._status.stop()
+        if self._live is not None:
+            self._live.stop()
         now = time.perf_counter()
         self._out.print(f"[green]✓[/] {what} [dim]{now - self._began:.1f} s[/]")
         self._began = now
+
+    def _spin(self, text: str) -> None:
+        from rich.spinner import Spinner
+
+        if self._live is not None:
+            self._live.update(Spinner("dots", text))

@@ -28,23 +28,32 @@ def load(
     """Ask at a fixed rate, whatever the answers do, and show percentiles of how long they take.
 
     Latency counts from the time an attempt was due, so waiting that was hidden by a slow generator is not lost.
-    Exits with 4 if an attempt got no answer.
+    Ctrl-C ends it and shows what was measured. Exits with 4 if an attempt got no answer.
     """
     from gate.cli.output import console, print_json
-    from gate.cli.running import run
+    from gate.cli.running import INTERRUPTED, run, until_signal
     from gate.tools.load import render
 
-    report = run(_load(flags.settings(), rate=rate, duration_s=duration, mix=mix, timeout_s=timeout))
+    line = LiveLine()
+    with line:
+        whole = run(until_signal(_load(flags.settings(), line, rate=rate, duration_s=duration, mix=mix, timeout_s=timeout)))
 
+    report = whole or line.report
+    if report is None:
+        raise typer.Exit(INTERRUPTED)
     if json:
         print_json(report.to_json())
     else:
         console().print(render(report))
+    if whole is None:
+        raise typer.Exit(INTERRUPTED)
     if not report.complete:
         raise typer.Exit(4)
 
 
-async def _load(settings: Settings, *, rate: float, duration_s: float, mix: float, timeout_s: float) -> LoadReport:
+async def _load(
+    settings: Settings, line: LiveLine, *, rate: float, duration_s: float, mix: float, timeout_s: float
+) -> LoadReport:
     from gate.cli.output import say_kafka
     from gate.client import GateClient
     from gate.kafka.connection import resolve_bootstrap
@@ -53,25 +62,19 @@ async def _load(settings: Settings, *, rate: float, duration_s: float, mix: floa
     bootstrap, source = resolve_bootstrap(settings)
     say_kafka(bootstrap, source)
     async with GateClient.from_settings(settings, bootstrap) as client:
-        with LiveLine() as line:
-            return await run_load(client, rate=rate, duration_s=duration_s, mix=mix, timeout_s=timeout_s, on_tick=line.show)
+        return await run_load(client, rate=rate, duration_s=duration_s, mix=mix, timeout_s=timeout_s, on_tick=line.show)
 
 
 class LiveLine:
     """The state of a load while it runs: one line rewritten in place on a terminal, a new one now and then elsewhere."""
 
     def __init__(self) -> None:
-        from rich.live import Live
-
-        from gate.cli.output import console
+        from gate.cli.output import console, in_place
 
         self._console = console(stderr=True)
-        self._live = Live(console=self._console, transient=True, auto_refresh=False) if self._in_place else None
+        self._live = in_place(self._console, animated=False)
         self._next_s = PLAIN_LINE_EVERY_S
-
-    @property
-    def _in_place(self) -> bool:
-        return self._console.is_terminal and not self._console.is_dumb_terminal
+        self.report: LoadReport | None = None  # as it stood last
 
     def __enter__(self) -> LiveLine:
         if self._live is not None:
@@ -86,8 +89,11 @@ class LiveLine:
         """Show the report as it stands."""
         from gate.tools.load import render_tick
 
+        self.report = report
+        line = render_tick(report)
+        line.no_wrap, line.overflow = True, "crop"
         if self._live is not None:
-            self._live.update(render_tick(report), refresh=True)
+            self._live.update(line, refresh=True)
         elif report.elapsed_s >= self._next_s:
             self._next_s += PLAIN_LINE_EVERY_S
-            self._console.print(render_tick(report))
+            self._console.print(line, no_wrap=True, overflow="crop")

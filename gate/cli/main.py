@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import Annotated
@@ -55,6 +56,10 @@ app.add_typer(topics.app, name="topics", rich_help_panel=CHECKING)
 
 def main() -> None:
     """Run the command and exit: a user's mistake is a message and its exit code, everything else a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows no tick gets a question mark, not a traceback
+
     try:
         app()
     except GateError as error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.live import Live
     from rich.text import Text
 
     from gate.errors import GateError
@@ -57,6 +58,16 @@ def console(*, stderr: bool = False) -> Console:
     if not made.is_terminal:
         made.width = WIDTH_WHEN_PIPED
     return made
+
+
+def in_place(console: Console, *, animated: bool) -> Live | None:
+    """Return what rewrites lines in place on this console, by itself if `animated`; None where that cannot be done."""
+    from rich.live import Live
+
+    if not console.is_terminal or console.is_dumb_terminal:
+        return None
+    # Rich would put itself before sys.stdout for a while, and so does the chain, to capture what actions print.
+    return Live(console=console, transient=True, auto_refresh=animated, redirect_stdout=False, redirect_stderr=False)
 
 
 def compact(value: Any) -> str:

@@ -32,6 +32,7 @@ def trial(
     from gate.cli.output import print_json
     from gate.cli.running import run
     from gate.cli.worker import load_with_chain
+    from gate.errors import InputError, InvalidEvent
     from gate.tools.trial import run_trial
 
     answers = _answers()
@@ -42,7 +43,10 @@ def trial(
 
     document = read_event(event)
     _, chain = load_with_chain(flags)
-    decision = run(run_trial(chain, document))
+    try:
+        decision = run(run_trial(chain, document))
+    except InvalidEvent as error:
+        raise InputError(f"{event}: {error}") from None
 
     if json:
         print_json(decision)

@@ -71,7 +71,7 @@ async def _serve(settings: Settings, chain: Chain) -> None:
     logger = log.get(__name__)
     bootstrap, source = resolve_bootstrap(settings)
     metrics = Metrics()
-    metrics.build_info.labels(_version(), chain.hash).set(1)
+    metrics.set_build_info(chain.hash)
     serving: Worker | None = None
     starting = _Starting((f"waiting for Kafka at {bootstrap}",))
 
@@ -90,16 +90,6 @@ async def _serve(settings: Settings, chain: Chain) -> None:
             )
             if not await or_stopped(wait_for_kafka(settings, bootstrap), stop):
                 return
-            await chain.start(connections=settings.max_in_flight, sync_threads=settings.sync_threads)
-            try:
-                serving = Worker(settings, bootstrap, chain, metrics)
-                await serving.run(stop)
-            finally:
-                await chain.aclose()
+            serving = Worker(settings, bootstrap, chain, metrics)
+            await serving.run(stop)
     logger.info("worker_stopped")
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("registration-gate")

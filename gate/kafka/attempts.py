@@ -23,6 +23,7 @@ from aiokafka.errors import (
 )
 
 from gate.errors import ConfigError, KafkaUnavailable
+from gate.kafka.partitioner import partition_of
 from gate.model.wire import Message
 
 _log = logging.getLogger(__name__)  # the client lives in other people's processes: they say where log lines go
@@ -115,7 +116,10 @@ class AttemptSender:
         if producer is None:
             raise NotTaken(ConnectionError("stopped"))
         try:
-            sent: asyncio.Future[Any] = await producer.send(self._topic, message.value, key=message.key, headers=message.headers)
+            partition = partition_of(message.key or b"", len(await producer.partitions_for(self._topic)))
+            sent: asyncio.Future[Any] = await producer.send(
+                self._topic, message.value, key=message.key, partition=partition, headers=message.headers
+            )
         except KafkaError as error:
             self._blame(producer, error)
             raise NotTaken(error) from error
@@ -159,7 +163,7 @@ class AttemptSender:
             producer = self._new_producer()
             try:
                 await producer.start()
-            except KafkaError:
+            except Exception:  # noqa: BLE001 - whatever it is, attempts wait, and nobody else would try again
                 await _close(producer)
             except BaseException:
                 await _close(producer)
@@ -181,7 +185,7 @@ class AttemptSender:
 
 
 async def _close(producer: AIOKafkaProducer) -> None:
-    with contextlib.suppress(TimeoutError):
+    with contextlib.suppress(Exception):  # what a broken producer says at its end helps nobody
         try:
             async with asyncio.timeout(CLOSE_S):
                 await producer.stop()

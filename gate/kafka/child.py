@@ -30,7 +30,7 @@ class Child:
             stderr=output,
             start_new_session=True,
         )
-        assert self._watcher.stdout  # noqa: S101 -- a pipe, as asked for above
+        assert self._watcher.stdout
         with self._watcher.stdout as announced:
             line = announced.readline()
         self.pid = int(line) if line else None  # None: the command could not even be run; `output` says why
@@ -48,7 +48,7 @@ class Child:
         """Send a signal to the command; nothing happens if it has ended."""
         with self._lock, contextlib.suppress(BrokenPipeError, ValueError):
             pipe = self._watcher.stdin
-            assert pipe  # noqa: S101 -- a pipe, as asked for above
+            assert pipe
             pipe.write(bytes([number]))
             pipe.flush()
 
@@ -62,6 +62,6 @@ class Child:
     def end(self) -> None:
         """End the command as if this process had died; wait until it is gone."""
         with self._lock, contextlib.suppress(BrokenPipeError):
-            assert self._watcher.stdin  # noqa: S101 -- a pipe, as asked for above
+            assert self._watcher.stdin
             self._watcher.stdin.close()
         self._watcher.wait()

@@ -173,7 +173,10 @@ async def wait_for_kafka(settings: Settings, bootstrap: str) -> None:
             refusal = next((error for error in heard if isinstance(error, REFUSED)), None)
             if refusal:
                 mend = "check GATE_SECURITY_PROTOCOL, GATE_SASL_… and GATE_SSL_…"
-                raise KafkaUnavailable(f"the Kafka broker at {bootstrap} refused us: {_reason(refusal)}; {mend}") from refusal
+                how = ", ".join([settings.security_protocol, *filter(None, [options.get("sasl_mechanism")])])
+                raise KafkaUnavailable(
+                    f"the Kafka broker at {bootstrap} refused us ({how}): {_reason(refusal)}; {mend}"
+                ) from refusal
             await asyncio.sleep(min(RETRY_S, max(0.0, deadline - time.monotonic())))
     reasons = [reason for error in heard if (reason := _reason(error)) and not reason.startswith("Unable to bootstrap")]
     raise KafkaUnavailable(
@@ -213,7 +216,11 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {error.verify_message or error.reason}"
     text = " ".join(str(error).split())
-    return text.removeprefix(f"{type(error).__name__}: ") or type(error).__name__
+    if isinstance(error, KafkaError):  # "[Error 33] UnsupportedSaslMechanismError: <AIOKafkaConnection …>"
+        text = text.partition(f"{type(error).__name__}: ")[2] or text
+        if text.startswith("<AIOKafkaConnection"):
+            text = str(getattr(error, "description", text)).rstrip(".")
+    return text or type(error).__name__
 
 
 _hearing: ContextVar[list[BaseException] | None] = ContextVar("hearing", default=None)

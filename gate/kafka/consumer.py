@@ -36,7 +36,10 @@ class RebalanceListener(Protocol):
         """All partitions are taken away, also those that come back with the next assignment."""
 
     async def on_assigned(self, partitions: Collection[int]) -> None:
-        """These partitions are ours; their positions must be set with `seek` before records of them are used."""
+        """These partitions are ours; their positions must be set with `seek` before records of them are used.
+
+        What it raises is logged and lost.
+        """
 
 
 class AttemptsConsumer:
@@ -78,14 +81,14 @@ class AttemptsConsumer:
                 await stop_consumer(self._client)
                 raise ConfigError(
                     [
-                        f"GATE_SESSION_TIMEOUT_MS={self._session_timeout_ms} is not what the broker allows; choose between its "
+                        f"GATE_SESSION_TIMEOUT_MS={self._session_timeout_ms} is not what the broker allows; choose one between its "
                         "group.min.session.timeout.ms (6000) and group.max.session.timeout.ms (1800000)"
                     ]
                 ) from error
             except GroupAuthorizationFailedError as error:
                 await stop_consumer(self._client)
                 raise ConfigError(
-                    [f"the broker does not let us join GATE_GROUP_ID={self._group_id}; grant READ on it"]
+                    [f"the broker does not let us join the group {self._group_id}; grant READ on GATE_GROUP_ID"]
                 ) from error
             except BaseException:
                 await stop_consumer(self._client)
@@ -132,13 +135,14 @@ class AttemptsConsumer:
         tp = TopicPartition(self._topic, partition)
         return self._client.highwater(tp) if tp in self._client.assignment() else None
 
-    async def commit(self, offsets: Mapping[int, int]) -> None:
-        """Commit those of the offsets whose partitions are ours right now."""
+    async def commit(self, offsets: Mapping[int, int]) -> Collection[int]:
+        """Commit the offsets of those partitions that are ours right now, and return these partitions."""
         assigned = self._client.assignment()
         ours = {tp: offset for number, offset in offsets.items() if (tp := TopicPartition(self._topic, number)) in assigned}
         if ours:
             with _mapped():
                 await self._client.commit(ours)
+        return [tp.partition for tp in ours]
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka's class is untyped

@@ -54,7 +54,7 @@ class EmbeddedKafka:
         port: The port for clients; None is any free one.
         prefer_port: Taken instead of any free one if it is free.
         partitions: Partitions of a topic that is made without saying how many.
-        properties: More server properties; they win over ours.
+        properties: More server properties; they win over ours. With other `listeners` than ours the addresses are yours to know.
         start_timeout_s: How long `start()` waits for the broker.
         progress: Gets one line before the download that the first start ever needs.
     """
@@ -119,6 +119,7 @@ class EmbeddedKafka:
         """Start the broker and return once it serves; raise EmbeddedBrokerError, with nothing left behind."""
         if self.running:
             return self
+        self._end_keeping_data(signal.SIGKILL)  # what is left of a broker that died by itself
         self._stopped.clear()
         try:
             self._bring_up(fetch(self._progress))
@@ -168,12 +169,13 @@ class EmbeddedKafka:
         folder.make()
         for choices_left in reversed(range(PORT_CHOICES)):
             ports = self._ports or self._choose_ports()
-            if self._serve(distribution, folder, ports):
+            trouble = self._serve(distribution, folder, ports)
+            if trouble is None:
                 self._ports = ports
                 return
             ours_to_choose = self._ports is None and self._given_port is None
             if not (folder.port_taken() and ours_to_choose and choices_left):
-                raise self._failure(distribution, folder, ports)
+                raise self._failure(trouble, distribution, folder, ports)
 
     def _end_keeping_data(self, number: signal.Signals) -> None:
         # Not `Child.end()` at once: that removes a temporary folder.
@@ -197,8 +199,8 @@ class EmbeddedKafka:
             )
         return next(free), next(free)
 
-    def _serve(self, distribution: Distribution, folder: BrokerFolder, ports: tuple[int, int]) -> bool:
-        """Start the process once; return whether it came up."""
+    def _serve(self, distribution: Distribution, folder: BrokerFolder, ports: tuple[int, int]) -> str | None:
+        """Start the process once; return None if it came up, else what it did instead."""
         folder.configure({**self._properties(ports), **self._extra}, distribution)
         java = [distribution.java, *JVM, f"-Dlog4j2.configurationFile={folder.logging}", "-cp", distribution.classpath]
         with folder.open_log() as output:
@@ -207,9 +209,10 @@ class EmbeddedKafka:
         deadline = time.monotonic() + self._start_timeout_s
         while child.returncode is None and time.monotonic() < deadline and not self._stopped.wait(0.02):
             if folder.started():
-                return True
+                return None
+        trouble = "gave up" if child.returncode is not None else f"did not start within {self._start_timeout_s:g} s"
         self._end_keeping_data(signal.SIGKILL)
-        return False
+        return trouble
 
     def _properties(self, ports: tuple[int, int]) -> dict[str, str]:
         return {
@@ -238,7 +241,9 @@ class EmbeddedKafka:
             "log.cleaner.dedupe.buffer.size": "4194304",  # 128 MB by default, a quarter of our heap
         }
 
-    def _failure(self, distribution: Distribution, folder: BrokerFolder, ports: tuple[int, int]) -> EmbeddedBrokerError:
+    def _failure(
+        self, trouble: str, distribution: Distribution, folder: BrokerFolder, ports: tuple[int, int]
+    ) -> EmbeddedBrokerError:
         if self._stopped.is_set():
             return EmbeddedBrokerError("the embedded broker was stopped while it started")
         if folder.port_taken():
@@ -246,7 +251,7 @@ class EmbeddedKafka:
                 f"the embedded broker could not listen on {HOST}:{ports[0]} or :{ports[1]}: a port was taken meanwhile; try again"
             )
         where = "" if self._temporary else f" (all of it is in {folder.log})"
+        said = folder.complaint(distribution)
         return EmbeddedBrokerError(
-            f"the embedded Kafka {distribution.version} gave up, or did not start within {self._start_timeout_s:g} s; "
-            f"it said{where}:\n{folder.complaint(distribution)}\nMend that, {OTHERWISE}"
+            f"the embedded Kafka {distribution.version} {trouble}; it said{where}:\n{said}\nMend that, {OTHERWISE}"
         )

@@ -27,7 +27,7 @@ METADATA_MAX_AGE_MS: Final = 5_000
 """How soon a new partition of the reply topic is seen; a reply on it waits so long."""
 
 STALL_CHECK_S: Final = 5.0
-"""How often a reader that delivers nothing asks the brokers whether there is something it should have delivered."""
+"""How often a reader asks the brokers whether there is something that it should have delivered by now."""
 
 BACKOFF_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 """Waits between attempts to build a consumer anew; the last one repeats."""
@@ -133,7 +133,7 @@ class ReplyReader:
             try:
                 await consumer.start()
                 self._assign(consumer, await self._partitions(consumer))
-            except KafkaError:
+            except Exception:  # noqa: BLE001 - whatever it is, replies are waited for, and nobody else would try again
                 await _close(consumer)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)])
@@ -147,20 +147,29 @@ class ReplyReader:
 
     async def _watch(self) -> None:
         """Stop a consumer that stands still although there is something to read: some states never heal (KAFKA.md section 4)."""
+        before: dict[int, int] = {}
         while True:
-            before = dict(self._positions)
             await asyncio.sleep(STALL_CHECK_S)
             consumer = self._consumer
-            if consumer is None or before != self._positions:
+            if consumer is None:
                 continue
             try:
-                ends = await consumer.end_offsets([TopicPartition(self._topic, partition) for partition in before])
+                async with asyncio.timeout(STALL_CHECK_S):
+                    behind = await self._behind(consumer)
             except Exception:  # noqa: BLE001, S112 - an outage, or a consumer that `_read` is replacing: neither is a stall
                 continue
-            await asyncio.sleep(POLL_MS / 1000)  # what has just arrived is being delivered
-            behind = any(offset > before[tp.partition] for tp, offset in ends.items())
-            if behind and before == self._positions and consumer is self._consumer:
+            if before.items() & behind.items() and consumer is self._consumer:
                 await _close(consumer)
+            before = behind
+
+    async def _behind(self, consumer: AIOKafkaConsumer) -> dict[int, int]:
+        """Return the positions of the partitions that have more to read.
+
+        The consumer's own positions: ours do not move over the markers that transactions leave in a partition.
+        """
+        ends = await consumer.end_offsets(list(consumer.assignment()))
+        positions = {tp: await consumer.position(tp) for tp in ends}
+        return {tp.partition: position for tp, position in positions.items() if position < ends[tp]}
 
     def _new_consumer(self) -> AIOKafkaConsumer:
         return AIOKafkaConsumer(
@@ -198,5 +207,5 @@ async def _close(consumer: AIOKafkaConsumer) -> None:
     try:
         async with asyncio.timeout(CLOSE_S):
             await consumer.stop()
-    except (TimeoutError, KafkaError):  # a broken consumer may stop half-way, before its connections
+    except Exception:  # noqa: BLE001 - a broken consumer stops half-way, before its connections
         await consumer._client.close()  # noqa: SLF001 - there is no other way to them

@@ -5,13 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from typing import Protocol
 
 from aiokafka.admin import AIOKafkaAdminClient
 
 from gate.config import Settings
 from gate.errors import KafkaUnavailable
 from gate.kafka.connection import REQUEST_TIMEOUT_MS, client_options, describe_topics, mapped_errors
+
+
+class Fetch(Protocol):
+    """Where the list comes from."""
+
+    async def __call__(self) -> dict[str, int]:
+        """Return the partition count of every topic; raise KafkaUnavailable."""
+
+    async def close(self) -> None:
+        """Let go of connections; the next call makes them anew."""
 
 
 class TopicList:
@@ -25,10 +36,15 @@ class TopicList:
     """
 
     def __init__(
-        self, settings: Settings, bootstrap: str, *, refresh_s: float = 30.0, clock: Callable[[], float] = time.monotonic
+        self,
+        settings: Settings,
+        bootstrap: str,
+        *,
+        refresh_s: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+        fetch: Fetch | None = None,
     ) -> None:
-        self._fetch: Callable[[], Awaitable[dict[str, int]]] = _Fetcher(settings, bootstrap)
-        self._bootstrap = bootstrap
+        self._fetch = fetch or FetchTopics(settings, bootstrap)
         self._refresh_s = refresh_s
         self._clock = clock
         self._counts: dict[str, int] = {}
@@ -55,8 +71,7 @@ class TopicList:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
-        if isinstance(self._fetch, _Fetcher):
-            await self._fetch.close()
+        await self._fetch.close()
 
     def partitions(self, topic: str, *, at_least: int = 1) -> int | None:
         """Return the topic's partition count as far as known, at once; None if there is no such topic.
@@ -105,7 +120,7 @@ class TopicList:
                 self._refreshed.set()
 
 
-class _Fetcher:
+class FetchTopics:
     """Ask the cluster for all topics, with a client of its own that is made anew after a failure.
 
     An aiokafka client never goes back to the bootstrap servers: one that has lost all brokers it knew stays lost.
@@ -117,6 +132,7 @@ class _Fetcher:
         self._admin: AIOKafkaAdminClient | None = None
 
     async def __call__(self) -> dict[str, int]:
+        """Return the partition count of every topic; raise KafkaUnavailable."""
         try:
             with mapped_errors(self._bootstrap, "list topics"):
                 if self._admin is None:
@@ -128,6 +144,7 @@ class _Fetcher:
             raise
 
     async def close(self) -> None:
+        """Close the client; the next call makes a new one."""
         admin, self._admin = self._admin, None
         if admin:
             await admin.close()

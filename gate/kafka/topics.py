@@ -64,7 +64,7 @@ async def create_topics(
     made: list[TopicMade] = []
     deadline = time.monotonic() + settings.connect_timeout_s
     async with _admin(settings, bootstrap, "create topics") as admin:
-        while unfinished := _unfinished(wanted, await describe_topics(admin), settings):
+        while unfinished := _unfinished(wanted, existing := await describe_topics(admin), settings):
             made += await _make(admin, unfinished)
             if time.monotonic() > deadline:
                 names = ", ".join(topic.name for topic in unfinished)
@@ -72,6 +72,10 @@ async def create_topics(
                     f"Kafka at {bootstrap} has not made {names} within {settings.connect_timeout_s:g} s: run it again"
                 )
             await asyncio.sleep(0.05)
+    attempts, ledger = (len(existing[name]["partitions"]) for name in (settings.attempts_topic, settings.decisions_topic))
+    if attempts != ledger:
+        problem = f"{settings.attempts_topic} has {attempts} partitions and {settings.decisions_topic} has {ledger}"
+        raise ConfigError([f"{problem}: delete one of them, or add partitions while no worker runs, so that both have as many"])
     return made
 
 
@@ -96,14 +100,19 @@ def _wanted(settings: Settings, *, partitions: int, replication: int, attempts_r
 
 
 def _unfinished(wanted: Sequence[TopicMade], existing: Mapping[str, dict[str, Any]], settings: Settings) -> list[TopicMade]:
-    """Return what is still to be made, or is made and has partitions without a leader yet."""
+    """Return what is to be made next, or is made and has partitions without a leader yet.
+
+    The attempts come alone and first: a topic that somebody made a moment ago may not be listed yet, and the ledger needs to
+    know how many partitions they really have.
+    """
     pair = (settings.attempts_topic, settings.decisions_topic)
     twin = next((len(existing[name]["partitions"]) for name in pair if name in existing), None)
-    return [
+    unfinished = [
         replace(topic, partitions=twin) if twin and topic.name in pair else topic
         for topic in wanted
         if topic.name not in existing or any(partition["leader"] < 0 for partition in existing[topic.name]["partitions"])
     ]
+    return unfinished[:1] if unfinished and unfinished[0].name == settings.attempts_topic else unfinished
 
 
 async def _make(admin: AIOKafkaAdminClient, topics: Sequence[TopicMade]) -> list[TopicMade]:

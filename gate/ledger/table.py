@@ -7,11 +7,14 @@ partition is owned or not.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
+from typing import TypeVar
 
 from gate.ledger.answer import Answer, Asked, Entry, counts
 from gate.ledger.digest import conflicts
 from gate.model.decision import Scope
+
+Key = TypeVar("Key", bound=Hashable)
 
 NEVER = -(2**62)
 """A time before all times: the table reaches back to the log's start, or has forgotten nothing."""
@@ -31,13 +34,14 @@ class LedgerTable:
 
     def restart(self, offset: int, *, from_ts: int, keep_acked: bool = False) -> None:
         """Begin anew at `offset`, which holds the first record not older than `from_ts` (NEVER: the log's first)."""
-        self.next = offset  # every ledger offset below it is folded
+        self.start = offset
+        self.next = offset  # every ledger offset from start up to below it is folded
         self.from_ts = from_ts
         self.forgot = NEVER  # the newest attempt time that was evicted
         kept = {at: entry for at, entry in self.acked.items() if at >= offset} if keep_acked else {}
         self.acked: dict[int, Entry] = kept  # my acknowledged records at or above next
         self._first: dict[str, Entry] = {}  # per id, the first record that decides it; more hang on `later`
-        self._of_ask: dict[str, Entry] = {}  # per source, the first record that decides only that ask
+        self._of_ask: dict[tuple[str, str], Entry] = {}  # the same for records that decide one ask, per id and source
         self._order: deque[Entry] = deque()
         self._bodies: deque[Entry] = deque()
 
@@ -52,16 +56,17 @@ class LedgerTable:
 
     def answer(self, ask: Asked) -> Answer | None:
         """Return the answer to an ask by rule 1; None while the folded records hold none."""
-        found = self._of_ask.get(ask.source)
-        if found is not None and found.attempt_id != ask.attempt_id:
-            found = None
-        entry = self._first.get(ask.attempt_id)
-        while entry is not None and (found is None or entry.offset < found.offset):
-            if counts(entry, ask, self._window_ms):
-                found = entry
-                break
-            entry = entry.later
+        found = self._first_that_counts(self._first.get(ask.attempt_id), ask)
+        if self._of_ask:
+            own = self._first_that_counts(self._of_ask.get((ask.attempt_id, ask.source)), ask)
+            if own is not None and (found is None or own.offset < found.offset):
+                found = own
         return None if found is None else Answer(found, conflicts(found.digest, ask.digest))
+
+    def _first_that_counts(self, entry: Entry | None, ask: Asked) -> Entry | None:
+        while entry is not None and not counts(entry, ask, self._window_ms):
+            entry = entry.later
+        return entry
 
     def covers(self, timestamp_ms: int, allowance_ms: int) -> bool:
         """Whether every record that may decide an ask of that time was folded, clocks being apart by the allowance (rule 11)."""
@@ -76,9 +81,11 @@ class LedgerTable:
     def fold(self, entry: Entry) -> None:
         """Take in the record at `next` (or further, where the log skipped)."""
         self.next = entry.offset + 1
-        index, key = (self._first, entry.attempt_id) if entry.scope is Scope.ID else (self._of_ask, entry.source)
-        held = index.setdefault(key, entry)
-        if held is not entry and entry.scope is Scope.ID:
+        if entry.scope is Scope.ID:
+            held = self._first.setdefault(entry.attempt_id, entry)
+        else:
+            held = self._of_ask.setdefault((entry.attempt_id, entry.source), entry)
+        if held is not entry:
             while held.later is not None:
                 held = held.later
             held.later = entry
@@ -95,8 +102,8 @@ class LedgerTable:
         the gap before it is read.
         """
         if entry.offset < self.next:
-            if not self._held_or_evicted(entry):
-                raise Rewound
+            if entry.offset >= self.start and not self._held_or_evicted(entry):
+                raise Rewound  # what lies below start says nothing: it was not folded (rule 9)
             return []
         held = self.acked.get(entry.offset)
         if held is not None and not held.same(entry):
@@ -132,7 +139,8 @@ class LedgerTable:
         """Whether the id of my record below `next` is known from a record at or before it, or may have been evicted."""
         if entry.attempt_ts <= self.forgot:
             return True
-        held = self._first.get(entry.attempt_id) if entry.scope is Scope.ID else self._of_ask.get(entry.source)
+        by_ask = (entry.attempt_id, entry.source)
+        held = self._first.get(entry.attempt_id) if entry.scope is Scope.ID else self._of_ask.get(by_ask)
         return held is not None and held.offset <= entry.offset
 
     # -- Forgetting (rule 23) ---------------------------------------------------------------------------------------------
@@ -147,13 +155,17 @@ class LedgerTable:
             if self._bodies and self._bodies[0] is entry:
                 self._bodies.popleft()
             self.forgot = max(self.forgot, entry.attempt_ts)
-            if entry.scope is Scope.ASK:
-                if self._of_ask.get(entry.source) is entry:
-                    del self._of_ask[entry.source]
-            elif entry.later is None:
-                del self._first[entry.attempt_id]
+            if entry.scope is Scope.ID:
+                _shift(self._first, entry.attempt_id, entry.later)
             else:
-                self._first[entry.attempt_id] = entry.later
+                _shift(self._of_ask, (entry.attempt_id, entry.source), entry.later)
+
+
+def _shift(index: dict[Key, Entry], key: Key, later: Entry | None) -> None:
+    if later is None:
+        del index[key]
+    else:
+        index[key] = later
 
 
 def source_offset(source: str) -> int:

@@ -42,7 +42,9 @@ LEGAL_TOPIC = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")  # Kafka: org.apa
 
 _JSON_TYPE: Final = ("content-type", b"application/json")
 _DIGITS = re.compile(rb"[0-9]{1,10}")
-_STATUS_HEADERS: Final = {status: (STATUS, status.value.encode()) for status in Status}
+_APPROVED: Final = (STATUS, Status.APPROVED.value.encode())
+_DENIED: Final = (STATUS, Status.DENIED.value.encode())
+_METADATA: Final = ("user_metadata", "app_metadata")
 _CAUSE_HEADERS: Final = {cause.value: (CAUSE, cause.value.encode()) for cause in Cause}
 _SCOPE_HEADERS: Final = {scope: ("scope", scope.value.encode()) for scope in Scope}
 
@@ -261,30 +263,47 @@ def merge(before: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 _LEDGER_ONLY: Final = frozenset({"source", "worker", "received_at", "queue_ms", "trace"})
 
 
-def encode_reply(ask: Ask, document: Mapping[str, Any], user: Mapping[str, Any]) -> Message:
+def encode_document(document: Mapping[str, Any]) -> bytes:
+    """Return a decision as replies begin with it, whether it was made here or read from the ledger."""
+    return orjson.dumps({name: value for name, value in document.items() if name not in _LEDGER_ONLY})
+
+
+def extended(body: bytes, more: Mapping[str, Any]) -> bytes:
+    """Return an encoded JSON object with more members behind its own; neither may be empty."""
+    return body[:-1] + b"," + orjson.dumps(more)[1:]
+
+
+def encode_reply(ask: Ask, document: Mapping[str, Any], user: Mapping[str, Any], body: bytes | None = None) -> Message:
     """Return the reply to one ask: the same bytes whether `document` was made here or read from the ledger.
 
     `user` is the `user` object of the ask's own event (empty where that cannot be read); an approval carries its
-    metadata merged with the changes.
+    metadata merged with the changes. `body` is the encoded document, where somebody has it already.
     """
-    reply = {name: value for name, value in document.items() if name not in _LEDGER_ONLY}
+    if body is None:
+        body = encode_document(document)
     headers: Headers = []
     if ask.correlation_id is not None and ask.correlation_header is not None:
         headers.append((ask.correlation_header, ask.correlation_id))
     headers.append((ATTEMPT_ID, ask.attempt_id.encode()))
-    if reply["status"] == Status.APPROVED:
-        changes = reply["changes"]
-        for scope in ("user_metadata", "app_metadata"):
-            before = user.get(scope)
-            reply[scope] = merge(before if isinstance(before, Mapping) else {}, changes.get(scope, {}))
-        headers.append(_STATUS_HEADERS[Status.APPROVED])
+    denial = document.get("denial")
+    if denial is None:
+        body = extended(body, {scope: _merged(user, document["changes"], scope) for scope in _METADATA})
+        headers.append(_APPROVED)
     else:
-        headers.append(_STATUS_HEADERS[Status.DENIED])
-        headers.append(_CAUSE_HEADERS[reply["denial"]["cause"]])
+        headers.append(_DENIED)
+        headers.append(_CAUSE_HEADERS[denial["cause"]])
     headers.append(_JSON_TYPE)
     if ask.traceparent is not None:
         headers.append((TRACEPARENT, ask.traceparent))
-    return Message(ask.record.key, orjson.dumps(reply), headers)
+    return Message(ask.record.key, body, headers)
+
+
+def _merged(user: Mapping[str, Any], changes: Mapping[str, Any], scope: str) -> dict[str, Any]:
+    before = user.get(scope)
+    changed = changes.get(scope)
+    if type(before) is not dict:
+        before = {}
+    return merge(before, changed) if changed else before
 
 
 # -- Ledger -------------------------------------------------------------------------------------------------------------

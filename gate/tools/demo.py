@@ -13,8 +13,8 @@ from gate.model.decision import Cause, Decision
 from gate.tools.ask import DENVER, LISBON, MERIDA, NAIROBI, OSAKA, Place, build_event
 from gate.tools.user_service import UserService
 
-BAD_FINGERPRINT: Final = "t13d1517h2_8daaf6152771_b6f405a00624"
-"""One that `actions/deny_by_fingerprint.py` refuses."""
+BAD_FINGERPRINT: Final = "t13d1812h2_5b1f0c9ad7e2_3c8e64f01b9a"
+"""One of those on the list in `actions/chain.toml`."""
 
 LOAD_RATE: Final = 200.0
 LOAD_DURATION_S: Final = 10.0
@@ -40,19 +40,19 @@ class Case:
         return event
 
 
-PARTNERS: Final = {"connection": {"id": "con_p4Rtn8", "name": "partners"}}
-"""The connection for which `actions/chain.toml` asks the other system."""
+PARTNER_PORTAL: Final = {"client": {"client_id": "web-3Kd07", "name": "partner-portal"}}
+"""The application for whose sign-ups `actions/chain.toml` asks the user service."""
 
 CASES: Final = (
     Case(email="ana.lopes@mail.example", place=LISBON, story="a customer", cause=None),
-    Case(email="bob.ford@mail.example", place=DENVER, story="from North America", cause=Cause.ACCESS_DENIED),
-    Case(email="carmen.diaz@mail.example", place=MERIDA, story="from North America, in Spanish", cause=Cause.ACCESS_DENIED),
+    Case(email="bob.ford@mail.example", place=DENVER, story="a customer", cause=Cause.ACCESS_DENIED),
+    Case(email="carmen.diaz@mail.example", place=MERIDA, story="a customer who reads Spanish", cause=Cause.ACCESS_DENIED),
     Case(
         email="daichi.mori@partner.example",
         place=OSAKA,
         story="a partner, while the user service is down",
         cause=Cause.VALIDATION_ERROR,
-        changes=PARTNERS,
+        changes=PARTNER_PORTAL,
     ),
     Case(
         email="eve.black@mail.example",
@@ -64,9 +64,9 @@ CASES: Final = (
     Case(
         email="daichi.mori@partner.example",
         place=OSAKA,
-        story="the partner again, the user service is up",
+        story="the partner again, now that it is up",
         cause=None,
-        changes=PARTNERS,
+        changes=PARTNER_PORTAL,
         service_up=True,
     ),
     Case(

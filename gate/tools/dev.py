@@ -92,6 +92,7 @@ async def everything_here(
     else on any free one.
     """
     metrics = Metrics()
+    metrics.set_build_info(chain.hash)
     worker: Worker | None = None
 
     def status() -> Status:
@@ -110,9 +111,7 @@ async def everything_here(
         local = settings.model_copy(update={"bootstrap_servers": broker.bootstrap, "security_protocol": "PLAINTEXT"})
         await create_topics(local, broker.bootstrap, partitions=PARTITIONS, replication=1)
 
-        # 4. the chain and the worker
-        await chain.start(connections=settings.max_in_flight, sync_threads=settings.sync_threads)
-        stack.push_async_callback(chain.aclose)
+        # 4. the worker
         worker = Worker(local, broker.bootstrap, chain, metrics)
         stop = asyncio.Event()
         serving = asyncio.create_task(worker.run(stop), name="worker")

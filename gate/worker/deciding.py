@@ -20,6 +20,7 @@ from gate.model.wire import (
     conflict_document,
     decision_document,
     encode_ledger,
+    extended,
     read_ask,
     read_document,
     warning,
@@ -85,19 +86,20 @@ class Decider:
             chain=self.chain.hash,
             decided_at=self._clock.text(now_ms),
         )
-        value = orjson.dumps(
+        body = orjson.dumps(document)
+        value = extended(
+            body,
             {
-                **document,
                 "source": flight.source,
                 "worker": self._worker_id,
                 "received_at": self._clock.text(now_ms - waited_ms),
                 "queue_ms": round(max(0.0, now_ms - waited_ms - flight.timestamp_ms), 3),
                 "trace": [entry.to_json() for entry in outcome.trace],
-            }
+            },
         )
         cause = None if outcome.denial is None else outcome.denial.cause
         headers = LedgerHeaders(flight.attempt_id, flight.digest, flight.source, flight.timestamp_ms, SCOPES[cause])
-        return Append(headers, encode_ledger(headers, value), flight), document
+        return Append(headers, encode_ledger(headers, value), flight, body), document
 
 
 def answer_document(flight: Flight, value: bytes) -> dict[str, Any]:

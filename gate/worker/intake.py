@@ -11,7 +11,6 @@ from gate import log as logs
 from gate.config import Settings
 from gate.errors import ConfigError
 from gate.kafka.consumer import AttemptsConsumer, ConsumerTrouble
-from gate.ledger.ports import LogUnavailable
 from gate.model.wire import Record
 from gate.worker.batches import Spawn
 from gate.worker.clock import BrokerClock
@@ -19,7 +18,7 @@ from gate.worker.partitions import CLOCK_ALLOWANCE_MS, Partition, Step, Work
 from gate.worker.recorder import Recorder
 from gate.worker.scribe import LedgerScribe
 
-_CHUNK: Final = 250  # records taken before the event loop gets a turn
+_CHUNK: Final = 32  # records taken before the event loop gets a turn: about 5 ms of work
 _POLL_MS: Final = 200
 _POLL_NOT_READY_MS: Final = 10
 _KEEP_ALIVE_S: Final = 30.0  # aiokafka leaves the group after 300 s without a poll
@@ -72,6 +71,7 @@ class Intake:
         self._assigned = False
         self._unserved: set[int] = set()  # assigned, but without a ledger partition of their number
         self._trouble: str | None = None
+        self._broken = False  # the consumer has to be made anew
         self._silent = False
         self._rebalance_began: float | None = None
         self.partitions: dict[int, Partition] = {}
@@ -166,6 +166,8 @@ class Intake:
                     await self._restart()
 
     async def _poll(self) -> None:
+        if self._broken:
+            await self._restart()
         assert self._consumer is not None
         for number in [number for number, found in self._first.items() if not found.done()]:
             self._receive(await self._consumer.poll([number], max_records=1, timeout_ms=0))
@@ -252,6 +254,7 @@ class Intake:
     async def _restart(self) -> None:
         """Replace a consumer that does not recover by itself (KAFKA.md section 4, 14)."""
         broken, self._consumer = self._consumer, None
+        self._broken = False
         self._recorder.restarted("consumer")
         self._pause()
         if broken is not None:
@@ -286,13 +289,12 @@ class Intake:
         assert self._consumer is not None
         served = [number for number in partitions if number < self._ledger_partitions]
         self._unserved = set(partitions) - set(served)
-        while True:
-            try:
-                positions = await self._consumer.committed(served)
-                break
-            except ConsumerTrouble as error:
-                log.warning("committed_offsets_not_read", error=str(error))
-                await asyncio.sleep(_RETRY_S)
+        try:
+            positions = await self._consumer.committed(served)
+        except ConsumerTrouble as error:
+            log.warning("committed_offsets_not_read", error=str(error))
+            self._broken = True  # nobody would call us again: join anew
+            return
         for number, partition in self.partitions.items():
             if partition.offsets.owned and number not in positions:
                 self._on_work(partition, partition.lose())
@@ -313,33 +315,30 @@ class Intake:
         log.info("assigned", partitions=sorted(positions))
 
     def _prepare(self, partition: Partition) -> None:
-        partition.ready = False
         self._spawn(self._scribe.prepare(partition, lambda: self._since(partition)), name=f"prepare {partition.number}")
 
     async def _since(self, partition: Partition) -> float:
-        """Return the timestamp of the first attempt to be taken; where there is none yet, a time safely before it.
-
-        Raises LogUnavailable where the broker does not tell: `prepare` asks again.
-        """
-        if not partition.held:
-            if self._consumer is None:
-                raise LogUnavailable("the consumer is being replaced")
+        """Return the timestamp of the first attempt to be taken; where there is none yet, a time safely before it."""
+        if not partition.held and partition.offsets.position < await self._end(partition.number):
+            found = self._first[partition.number] = asyncio.get_running_loop().create_future()
             try:
-                ends = await self._consumer.ends([partition.number])
-            except ConsumerTrouble as error:
-                raise LogUnavailable(str(error)) from error
-            if partition.offsets.position < ends[partition.number]:
-                found = self._first[partition.number] = asyncio.get_running_loop().create_future()
-                try:
-                    async with asyncio.timeout(_FIRST_RECORD_S):
-                        await found
-                except TimeoutError:
-                    pass  # what comes later than expected is read back for by rule 11
-                finally:
-                    del self._first[partition.number]
+                async with asyncio.timeout(_FIRST_RECORD_S):
+                    await found
+            except TimeoutError:
+                pass  # what comes later than expected is read back for by rule 11
+            finally:
+                del self._first[partition.number]
         if partition.held:
             return float(partition.held[0].timestamp)
         return self._clock.now_ms() - CLOCK_ALLOWANCE_MS
+
+    async def _end(self, number: int) -> int:
+        """Return where a partition ends; 0 where the consumer does not say, or is being replaced."""
+        try:
+            return 0 if self._consumer is None else (await self._consumer.ends([number]))[number]
+        except ConsumerTrouble as error:
+            log.warning("end_of_attempts_not_read", partition=number, error=str(error))
+            return 0
 
     # -- Committing (rule 17) ---------------------------------------------------------------------------------------------
 
@@ -363,13 +362,13 @@ class Intake:
             started = time.monotonic()
             try:
                 async with asyncio.timeout(_COMMIT_TIMEOUT_S):  # aiokafka retries for ever (KAFKA.md section 4, 11)
-                    await consumer.commit({number: commit.offset for number, commit in snapshot.items()})
+                    done = await consumer.commit({number: commit.offset for number, commit in snapshot.items()})
             except (ConsumerTrouble, TimeoutError) as error:
                 self._recorder.commit_failed()
                 log.warning("commit_failed", error=str(error) or type(error).__name__)
                 return
-            for number, commit in snapshot.items():
-                self.partitions[number].offsets.commit_succeeded(commit)
+            for number in done:
+                self.partitions[number].offsets.commit_succeeded(snapshot[number])
             self._recorder.committed(time.monotonic() - started)
             for number, partition in self.partitions.items():
                 if partition.offsets.owned:

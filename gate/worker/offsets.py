@@ -49,7 +49,7 @@ class OffsetTracker:
         self.owned = True
         self.epoch += 1
         self.base = self.position = self.committed = position
-        self.committed_ms = NEVER
+        self.committed_ms = self._newest_ms = NEVER  # what an earlier assignment received says nothing about this one
         self._received.clear()
         self._done = {offset for offset in self._done if offset >= position}
 
@@ -58,6 +58,10 @@ class OffsetTracker:
         self.owned = False
         self._done.clear()
         self._received.clear()
+
+    def expect(self, timestamp_ms: int) -> None:
+        """Note that an attempt so old is still to be received: what may answer it must not be evicted meanwhile."""
+        self.committed_ms = min(self.committed_ms, timestamp_ms)
 
     def receive(self, offset: int, timestamp_ms: int) -> bool:
         """Note an offset that was received; tell whether it is still to be done (rule 10)."""

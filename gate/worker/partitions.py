@@ -79,6 +79,14 @@ class Append:
     headers: LedgerHeaders
     message: Message
     flight: Flight
+    body: bytes = b""  # the decision as replies begin with it
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether its ask still waits for it: not dropped, not answered but by what was assumed, nothing decided in its place."""
+        flight = self.flight
+        assumed = flight.answer is not None and flight.answer.entry.offset < 0
+        return flight.append is self and (flight.stage is Stage.APPEND or assumed)
 
     def at(self, offset: int) -> Entry:
         """Return the record as it stands in the ledger."""
@@ -115,7 +123,7 @@ class Partition:
         self.table = LedgerTable(window_ms=window_ms, bodies_max=bodies_max)
         self.covered = False  # the table is the fold of something
         self.ready = False  # owned, and the table reaches `target`
-        self.target = 0
+        self.target: int | None = None  # None: not known yet for this assignment
         self.held: deque[Any] = deque()  # records delivered before the partition was ready
         self._window_ms = window_ms
         self.flying: dict[int, Flight] = {}
@@ -129,23 +137,23 @@ class Partition:
     @property
     def wants_ledger(self) -> bool:
         """Whether the ledger must be read: to become ready, or up to an acknowledged record of ours (rules 8, 20)."""
-        return self.covered and ((self.offsets.owned and self.table.next < self.target) or bool(self.table.acked))
+        behind = self.offsets.owned and self.target is not None and self.table.next < self.target
+        return self.covered and (behind or bool(self.table.acked))
 
     # -- Assignment (rules 18 to 22) --------------------------------------------------------------------------------------
 
     def pause(self) -> None:
         """Stop taking: a rebalance begins."""
-        self.ready = False
+        self._stop_taking()
         self.held.clear()
 
     def assign(self, position: int) -> None:
         """Begin an assignment at the committed offset; not ready until `cover` and the reads after it say so."""
         self.offsets.assign(position)
-        self.ready = False
-        self.held.clear()
+        self.pause()
 
     def keeps_table(self, since_ms: int) -> bool:
-        """Whether the table serves an intake that begins with an attempt of that time (rule 19)."""
+        """Whether the table has all that may answer an attempt of that time (rules 11, 19)."""
         return self.covered and self.table.covers(since_ms, CLOCK_ALLOWANCE_MS) and self.table.remembers(since_ms)
 
     def read_back_from(self, since_ms: int, now_ms: int) -> int:
@@ -157,17 +165,26 @@ class Partition:
         self.table.restart(offset, from_ts=NEVER if at_start else from_ms, keep_acked=keep_acked)
         self.covered = True
         self.ready = False
+        self._become_ready()
 
     def aim(self, end: int) -> None:
         """Set what must be read before anything is taken (rule 20)."""
         self.target = end
         self._become_ready()
 
+    def aims_beyond(self, end: int) -> bool:
+        """Whether more is to be read before anything is taken than a ledger that ends there holds."""
+        return self.target is not None and self.target > end
+
+    def lower_aim(self, end: int) -> None:
+        """Take back a target that the ledger does not reach any more."""
+        if self.aims_beyond(end):
+            self.aim(end)
+
     def lose(self) -> Work:
         """End an assignment that was not renewed: what runs is cancelled and deregistered, what is published goes on."""
         self.offsets.revoke()
-        self.ready = False
-        self.held.clear()
+        self.pause()
         work = Work()
         for flight in list(self.flying.values()):
             leader = self._leaders.get(flight.attempt_id)
@@ -180,15 +197,21 @@ class Partition:
             work.dropped.append(flight)
         return work
 
+    def _stop_taking(self) -> None:
+        self.ready = False
+        self.target = None  # an acknowledgement that arrives before `aim` must not make it ready again
+
     def _become_ready(self) -> None:
-        if self.offsets.owned and self.covered and self.table.next >= self.target:
+        if self.offsets.owned and self.covered and self.target is not None and self.table.next >= self.target:
             self.ready = True
 
     # -- Taking an ask (rules 10 to 13) -----------------------------------------------------------------------------------
 
     def take(self, flight: Flight) -> Step:
         """Take one ask in; the partition must be ready."""
-        if not self.table.covers(flight.timestamp_ms, CLOCK_ALLOWANCE_MS):
+        if not self.keeps_table(flight.timestamp_ms):
+            self.offsets.expect(flight.timestamp_ms)
+            self._stop_taking()
             return Step.EXTEND
         if not self.offsets.receive(flight.offset, flight.timestamp_ms) or flight.offset in self.flying:
             return Step.SKIP  # a redelivered ask in flight is adopted: it is received in this epoch now and completes in it
@@ -237,12 +260,14 @@ class Partition:
     def acknowledged(self, base_offset: int, batch: Iterable[Append]) -> Work:
         """Take in the acknowledgement of a batch of appends: its records stand from base_offset on."""
         work = Work()
+        if base_offset < 0:  # written, but nobody says where: the timer appends again
+            return work
         try:
             for offset, append in enumerate(batch, base_offset):
                 for entry in self.table.acknowledge(append.at(offset)):
                     self._folded(entry, work)
         except Rewound:
-            work.rewound = True
+            return self.rewound(work)
         self._become_ready()
         return work
 
@@ -253,8 +278,17 @@ class Partition:
             for entry in self.table.read(part.entries, part.next_offset):
                 self._folded(entry, work)
         except Rewound:
-            work.rewound = True
+            return self.rewound(work)
         self._become_ready()
+        return work
+
+    def rewound(self, work: Work | None = None) -> Work:
+        """Drop a table that is not the fold of the ledger any more: nothing is answered until it is built anew (rule 7)."""
+        self.table.restart(0, from_ts=NEVER)
+        self.covered = False
+        self._stop_taking()
+        work = work or Work()
+        work.rewound = True
         return work
 
     def _folded(self, entry: Entry, work: Work) -> None:
@@ -300,6 +334,7 @@ class Partition:
 
     def _deregister(self, flight: Flight) -> None:
         flight.stage = Stage.GONE
+        flight.append = None  # it refers back to the flight: a cycle would keep all of an attempt until the collector comes
         if self.flying.get(flight.offset) is flight:
             del self.flying[flight.offset]
         if self._leaders.get(flight.attempt_id) is flight:
@@ -311,5 +346,7 @@ class Partition:
                 del self._waiters[flight.attempt_id]
 
     def _evict(self) -> None:
+        # the next attempts may be stamped by a broker whose clock is behind: without the allowance each would be an EXTEND
         if self.offsets.owned:
-            self.table.evict(self.offsets.committed_ms - self._window_ms, self.offsets.committed)
+            before_ms = self.offsets.committed_ms - self._window_ms - CLOCK_ALLOWANCE_MS
+            self.table.evict(before_ms, self.offsets.committed)

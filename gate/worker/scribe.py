@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -11,7 +12,7 @@ from gate import log as logs
 from gate.ledger.ports import Log, LogRejected, LogUnavailable
 from gate.worker.batches import SelfClocked, Spawn
 from gate.worker.clock import BrokerClock
-from gate.worker.partitions import CLOCK_ALLOWANCE_MS, Append, Partition, Stage, Work
+from gate.worker.partitions import CLOCK_ALLOWANCE_MS, Append, Partition, Work
 from gate.worker.recorder import Recorder
 
 _APPEND_TIMER_S: Final = 15.0  # protocol/README.md, good values
@@ -59,7 +60,7 @@ class LedgerScribe:
     def append(self, partition: Partition, append: Append) -> None:
         """Send a decision to the ledger; its partition learns of the acknowledgement."""
         self._partitions[partition.number] = partition
-        append.flight.appended_at = time.monotonic()
+        append.flight.appended_at = math.inf  # its timer starts with the acknowledgement: until then it is tried anyway
         self._batches.add(partition.number, append)
 
     def append_again(self, partition: Partition, *, older_than_s: float = 0.0) -> None:
@@ -86,9 +87,11 @@ class LedgerScribe:
             self.trouble = str(error)
             await asyncio.sleep(min(_RETRY_MAX_S, max(_RETRY_S, (time.monotonic() - started) / 2)))
             for append in batch:
-                if append.flight.stage is Stage.APPEND and append.flight.append is append:
+                if append.is_needed:
                     self.append(partition, append)
         else:
+            for append in batch:
+                append.flight.appended_at = time.monotonic()
             if self.trouble is not None:
                 log.info("ledger_available", partition=number)
                 self.trouble = None
@@ -99,7 +102,7 @@ class LedgerScribe:
     def _apply(self, partition: Partition, work: Work) -> None:
         if work.rewound:
             self._recorder.rewound()
-            log.error("ledger_rewound", partition=partition.number, next_offset=partition.table.next)
+            log.error("ledger_rewound", partition=partition.number)
             self._spawn(self._rewind(partition), name=f"rewind {partition.number}")
         self._on_work(partition, work)
         self.follow(partition)
@@ -120,6 +123,9 @@ class LedgerScribe:
                 offset = partition.table.next
                 try:
                     part = await self._ledger.read(partition.number, offset)
+                    if part.next_offset == offset and partition.aims_beyond(part.end):
+                        # nothing there: is what was to be read still to come, or lost?
+                        partition.lower_aim((await self._ledger.bounds(partition.number))[1])
                 except LogUnavailable as error:
                     log.warning("ledger_not_read", partition=partition.number, error=str(error))
                     await asyncio.sleep(_RETRY_S)
@@ -129,7 +135,7 @@ class LedgerScribe:
                 if part.start > offset:  # retention took what we wanted: the table begins where the log does (rule 9)
                     partition.rebuild(part.start, from_ms=0, at_start=True, keep_acked=True)
                 elif part.end < offset:
-                    self._apply(partition, Work(rewound=True))
+                    self._apply(partition, partition.rewound())
                     return
                 else:
                     work = partition.read(part)
@@ -166,7 +172,7 @@ class LedgerScribe:
                 if not ours():
                     return
                 if end < seen:
-                    self._apply(partition, Work(rewound=True))
+                    self._apply(partition, partition.rewound())
                 else:
                     partition.aim(end)
                     self.follow(partition)

@@ -88,7 +88,9 @@ class ReplySender:
             self._out(flight, fault)
             return
         user = (flight.event or {}).get("user")
-        message = encode_reply(flight.ask, document, user if type(user) is dict else {})
+        mine = flight.append is not None and document is flight.document
+        body = flight.append.body if mine and flight.append is not None else None
+        message = encode_reply(flight.ask, document, user if type(user) is dict else {}, body)
         self._batches.add((address.topic, address.partition), _Outgoing(flight, message, fault, time.monotonic()))
 
     async def _send_batch(self, key: tuple[str, int], batch: list[_Outgoing]) -> None:

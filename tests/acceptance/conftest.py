@@ -59,12 +59,12 @@ class Running:
             time.sleep(0.02)
         return result
 
-    def signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
     def end(self, number: signal.Signals = signal.SIGTERM, *, within_s: float = 30.0) -> int:
         """Send a signal and return the exit code."""
-        self.signal(number)
+        self.send(number)
         return self.process.wait(within_s)
 
 

@@ -82,7 +82,7 @@ def test_a_taken_http_port_names_the_setting(gate: Gate, action: str) -> None:
 
 @pytest.mark.parametrize(
     ("content", "problem"),
-    [(None, "cannot be read: No such file"), ("{", "not JSON"), ("[]", "not a JSON object")],
+    [(None, "cannot be read: No such file"), ("{", "not JSON"), ("[]", "not a JSON object"), ('{"user": {}}', "$.connection")],
 )
 def test_an_event_that_cannot_be_read_is_exit_code_2(gate: Gate, action: str, content: str | None, problem: str) -> None:
     if content is not None:

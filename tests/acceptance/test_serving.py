@@ -67,10 +67,29 @@ def test_topics_are_made_once_and_checked(gate: Gate, settings) -> None:
     again = gate.json("topics", "create", "--partitions", "2", "--replication", "1")["created"]
     checked = gate("topics", "check")
 
-    assert {settings.attempts_topic, settings.decisions_topic, settings.replies_topic, settings.dlq_topic} == set(made)
+    assert {settings.attempts_topic, settings.decisions_topic, settings.replies_topic, settings.dlq_topic} == {
+        topic["name"] for topic in made
+    }
     assert [] == again
     assert 1 == checked.returncode  # one copy of each partition weakens promises 1 and 3
     assert "replication" in checked.stdout
+
+
+def test_check_names_everything_at_once(here: Gate) -> None:
+    (here.cwd / "greet.py").write_text(ACTION)
+
+    found = here.json("check", "--chain", "missing.py", code=1, GATE_MODE="stric")
+    fine = here.json("check", "--chain", "greet.py", "--no-kafka")
+
+    assert {"ok": True, "findings": []} == fine
+    assert not found["ok"]
+    said = [(finding["about"], finding["problem"]) for finding in found["findings"]]
+    for about, part in (
+        ("settings and chain", "GATE_MODE"),
+        ("settings and chain", "missing.py"),
+        ("topics", "replication is 1"),
+    ):
+        assert [] != [problem for where, problem in said if where == about and part in problem]
 
 
 def test_an_attempt_is_asked_and_answered(here: Gate, worker: Running) -> None:
@@ -95,7 +114,9 @@ def test_an_attempt_is_asked_and_answered(here: Gate, worker: Running) -> None:
     assert 0 == worker.end()
     assert "@mail.example" not in worker.err  # personal data stays in the topics
     denials = [line for line in map(json.loads, worker.err.splitlines()) if line["event"] == "attempt_denied"]
-    assert ["conflict", "access_denied"] == [line["cause"] for line in denials]
+    assert ("access_denied", "no_signups_from_north_america", "greet") in [
+        (line["cause"], line["reason"], line["action"]) for line in denials
+    ]
 
 
 def test_an_event_from_a_file_is_sent_as_it_is(here: Gate, worker: Running) -> None:
@@ -106,6 +127,28 @@ def test_an_event_from_a_file_is_sent_as_it_is(here: Gate, worker: Running) -> N
 
     assert "approved" == decision["status"]
     assert decision["warnings"]  # metadata of a passwordless user is dropped
+
+
+def test_readyz_says_that_it_waits_for_kafka_and_sigterm_ends_the_waiting(gate: Gate) -> None:
+    (gate.cwd / "greet.py").write_text(ACTION)
+    worker = gate.start(
+        "worker", "--chain", "greet.py", "--bootstrap-servers", "127.0.0.1:1", "--http-port", "0", "--log-format", "json"
+    )
+
+    url = url_of(worker)
+    code, body = get(f"{url}/readyz")
+
+    assert (503, {"ready": False, "reasons": ["waiting for Kafka at 127.0.0.1:1"]}) == (code, json.loads(body))
+    assert 200 == get(f"{url}/healthz")[0]
+    assert 0 == worker.end(within_s=5)
+
+
+def test_ctrl_c_shows_what_a_load_has_measured_so_far(here: Gate, worker: Running) -> None:
+    load = here.start("load", "--rate", "20", "--duration", "60", "--json")
+    load.wait_for(lambda: "asked" in load.err)
+
+    assert 128 + signal.SIGINT == load.end(signal.SIGINT)
+    assert json.loads(load.out)["answered"] > 0
 
 
 def test_no_answer_in_time_is_one_line_and_exit_code_4(here: Gate) -> None:
@@ -121,7 +164,7 @@ def test_sigterm_finishes_what_is_in_flight_and_a_second_one_exits_at_once(here:
     begun = Path(here.cwd / "slow-has-begun")
     worker.wait_for(begun.exists)
 
-    worker.signal(signal.SIGTERM)
+    worker.send(signal.SIGTERM)
     worker.wait_for(lambda: "stopping" in worker.err)
     assert worker.process.poll() is None
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import platform
 import subprocess
@@ -45,6 +46,7 @@ def main() -> None:
     count = options.attempts or (20_000 if options.quick else 60_000)
     rounds = options.rounds or (3 if options.quick else 5)
     contestants = [CONTESTANTS[name] for name in options.only or CONTESTANTS]
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a topic that was just made is retried, with a warning each time
     console = Console(stderr=True)
     began = time.monotonic()
 
@@ -64,7 +66,7 @@ def main() -> None:
     document = {"machine": machine(), "commit": commit(), "drain": {"attempts": count, **drain.to_json(drains)}}
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
-    Console().print(table(document))
+    Console(width=None if sys.stdout.isatty() else 120).print(table(document))
     console.print(f"{time.monotonic() - began:.0f} s; every round is in {options.json}", style="dim")
 
 

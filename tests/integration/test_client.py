@@ -56,9 +56,10 @@ class Responder:
             ask = read_ask(record, default_timeout_ms=30_000, max_timeout_ms=120_000)
             self.asks.append(ask)
             for message in self.answer(ask):
-                await self.send(ask, message)
+                await self.producer.send(ask.reply_topic, message.value, key=message.key, headers=message.headers)
 
     async def send(self, ask, message, partition=None):
+        """Send a reply besides what `answer` yields, and see it acknowledged."""
         await self.producer.send_and_wait(
             ask.reply_topic, message.value, key=message.key, headers=message.headers, partition=partition
         )
@@ -230,6 +231,16 @@ async def test_reader_that_breaks_goes_on_where_it_stood(topics, eventually):
         assert (await early).approved
         assert later.approved
         assert 1 == reader.restarts
+
+
+async def test_reader_that_stands_still_without_an_error_is_found_out(topics, monkeypatch, eventually):
+    monkeypatch.setattr(replies, "STALL_CHECK_S", 0.1)
+    async with Responder(topics, approve), GateClient(settings=topics) as gate:
+        assert (await gate.ask(EVENT, timeout_s=10)).approved
+        gate._reader._consumer._fetcher._fetch_task.cancel()  # polls go on and return nothing, for ever
+
+        assert (await gate.ask(EVENT, timeout_s=30)).approved
+        assert 1 == gate._reader.restarts
 
 
 async def test_sender_that_breaks_is_replaced_and_nobody_notices(topics, eventually):

@@ -12,6 +12,7 @@ log.configure({level!r}, {fmt!r})
 logger.debug("attempt approved", attempt_id="a-1")
 logger.info("attempt denied", attempt_id="a-2", cause="access_denied", queue_ms=1.5, key=b"\\xff")
 logging.getLogger("aiokafka.conn").info("not interesting")
+logging.getLogger("aiokafka.group").error("Group Coordinator Request failed: [Error 15] GroupCoordinatorNotAvailableError")
 logging.getLogger("aiokafka.conn").warning("cannot connect to %s", "localhost:1")
 warnings.warn("mind this")
 try:

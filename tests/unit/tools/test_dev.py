@@ -9,7 +9,7 @@ from gate.config import Settings, packaged
 from gate.errors import ConfigError
 from gate.model.decision import Cause, Decision, Denial, Status
 from gate.tools.ask import LISBON
-from gate.tools.demo import CASES, Answer, Case
+from gate.tools.demo import BAD_FINGERPRINT, CASES, PARTNER_PORTAL, Answer, Case
 from gate.tools.dev import DEV_FILE, _write_dev_file, refuse_second, sample_chain_or
 from gate.tools.user_service import UserService, user_id
 
@@ -94,6 +94,13 @@ def test_a_case_changes_only_what_it_says() -> None:
     changed = Case(email="a@b.example", place=LISBON, story="", cause=None, changes={"connection": {"strategy": "sms"}}).event()
 
     assert {**plain, "connection": {**plain["connection"], "strategy": "sms"}} == changed
+
+
+def test_the_demo_knows_what_the_sample_chain_looks_at() -> None:
+    manifest = (packaged("actions") / "chain.toml").read_text()
+
+    assert f'ja4 = ["{BAD_FINGERPRINT}"]' in manifest
+    assert f'clients = ["{PARTNER_PORTAL["client"]["name"]}"]' in manifest
 
 
 def test_the_demo_shows_every_case_of_the_page_it_started_from() -> None:

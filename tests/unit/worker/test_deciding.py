@@ -126,7 +126,7 @@ def test_attempt_that_queued_longer_than_the_setting_is_overloaded_and_expired_g
         (None, "$: the value is empty"),
         (b"{", "$: not JSON, at character 1"),
         (b"[]", "$: not a JSON object"),
-        (b'{"a":' * 300 + b"1" + b"}" * 300, "$: nested too deeply"),
+        (b'{"a":' * 300 + b"1" + b"}" * 300, "$: is nested too deeply"),
         ({**EVENT, "user": None}, "$.user"),
         ({**EVENT, "user": {"email": 7}}, "$.user.email"),
         ({"request": {}, "user": {}}, "$.connection"),
