@@ -81,7 +81,7 @@ class AttemptsConsumer:
                 await stop_consumer(self._client)
                 raise ConfigError(
                     [
-                        f"GATE_SESSION_TIMEOUT_MS={self._session_timeout_ms} is not what the broker allows; choose one between its "
+                        f"GATE_SESSION_TIMEOUT_MS={self._session_timeout_ms} is not what the broker allows; choose between its "
                         "group.min.session.timeout.ms (6000) and group.max.session.timeout.ms (1800000)"
                     ]
                 ) from error

@@ -28,6 +28,7 @@ _FIRST_RECORD_S: Final = 2.0  # how long the first attempt of a partition may ta
 _RETRY_S: Final = 0.5
 _RETRY_MAX_S: Final = 5.0
 _ERRORS_BEFORE_RESTART: Final = 3
+_LAST_POLL_S: Final = 3.0
 _PULSE_S: Final = 1.0
 _SILENT_S: Final = 3.0  # no answer for so long is an outage
 
@@ -115,12 +116,16 @@ class Intake:
             raise
 
     async def stop_taking(self) -> None:
-        """Take no more attempts; returns when the last poll is over."""
+        """Take no more attempts; returns when the last poll is over, or does not end because no broker answers."""
         self._stopping = True
         self._room_made.set()
-        async with self._polling:
-            for partition in self.partitions.values():
-                partition.held.clear()
+        try:
+            async with asyncio.timeout(_LAST_POLL_S), self._polling:
+                pass
+        except TimeoutError:
+            log.warning("poll_does_not_end")  # during a rebalance it knows no time limit (KAFKA.md section 4, 5)
+        for partition in self.partitions.values():
+            partition.held.clear()
 
     async def leave(self) -> None:
         """Commit what is complete and leave the group."""

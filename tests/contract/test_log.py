@@ -47,7 +47,9 @@ async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
         admin = AIOKafkaAdminClient(**options)
         await admin.start()
         try:
-            await admin.delete_records({TopicPartition(settings.decisions_topic, partition): RecordsToDelete(before_offset=before)})
+            await admin.delete_records(
+                {TopicPartition(settings.decisions_topic, partition): RecordsToDelete(before_offset=before)}
+            )
         finally:
             await admin.close()
 

@@ -36,7 +36,7 @@ async def test_killed_workers_attempts_are_all_answered_by_the_next_one_and_all_
             seen = len(asker.replies)
             await eventually(lambda: len(asker.replies) > seen + 500, within_s=30)
             # The same people ask again, with the same ids: both decisions from before the crash and from after it.
-            for number in (*range(0, 40), *range(len(load.acknowledged) - 40, len(load.acknowledged))):
+            for number in (*range(40), *range(len(load.acknowledged) - 40, len(load.acknowledged))):
                 await load.submit(number)
             load.stop()
             await load.answered()

@@ -113,7 +113,7 @@ async def only_one_uncommitted(settings: Settings) -> bool:
 
 async def until_replies(asker: Asker, number: int, *, within_s: float = 20.0) -> None:
     async with asyncio.timeout(within_s):
-        while len(asker.replies) < number:
+        while len(asker.replies) < number:  # noqa: ASYNC110 - with a deadline
             await asyncio.sleep(0.01)
 
 
@@ -216,15 +216,16 @@ async def test_slow_attempt_whose_partition_moves_away_and_back_is_answered_once
 # -- Kafka comes and goes -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def own_kafka() -> Iterator[EmbeddedKafka]:
+    """A broker that these tests stop and start."""
     with EmbeddedKafka() as broker:
         yield broker
 
 
 @pytest.fixture
-async def own_topics(own_kafka: EmbeddedKafka) -> Settings:
-    settings = Settings(bootstrap_servers=own_kafka.bootstrap, http_port=0)
+async def own_topics(own_kafka: EmbeddedKafka, settings: Settings) -> Settings:
+    settings = settings.model_copy(update={"bootstrap_servers": own_kafka.bootstrap})
     await create_topics(settings, own_kafka.bootstrap, partitions=4, replication=1)
     return settings
 
@@ -276,11 +277,27 @@ async def test_sigterm_while_kafka_is_away_ends_within_the_grace_period(
     await asyncio.to_thread(own_kafka.kill)
     await until_ready(worker, 503, within_s=20)
 
-    assert 0 == await worker.end(within_s=15)
+    assert 0 == await worker.end(within_s=25)
     assert_calm(worker)
+    await asyncio.to_thread(own_kafka.start)
 
 
 # -- Doing nothing ------------------------------------------------------------------------------------------------------
+
+
+async def test_idle_worker_notices_that_kafka_is_away_and_that_it_is_back(
+    own_kafka: EmbeddedKafka, own_topics: Settings, start: Start
+) -> None:
+    worker = await start(own_topics).ready()
+    await asyncio.to_thread(own_kafka.pause)
+    try:
+        await until_ready(worker, 503, within_s=10)
+        assert "Kafka has not answered" in worker.readiness()[1]
+    finally:
+        await asyncio.to_thread(own_kafka.resume)
+    await until_ready(worker, 200, within_s=20)
+    assert 0 == await worker.end()
+    assert_calm(worker)
 
 
 async def test_idle_worker_uses_hardly_any_processor_time_and_writes_no_lines(

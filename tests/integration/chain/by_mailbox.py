@@ -11,7 +11,7 @@ async def on_execute_pre_user_registration(event: Event, api: Api) -> None:
     mailbox = (event.user.email or "").partition("@")[0]
     runs = os.environ.get("TEST_RUNS")
     if runs:
-        with Path(runs).open("a") as file:
+        with Path(runs).open("a") as file:  # noqa: ASYNC230 - a line
             file.write(f"{event.attempt_id}\n")
     if mailbox == "denied":
         api.access.deny("no_such_person", "You are not allowed to register.")

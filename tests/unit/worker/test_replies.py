@@ -12,7 +12,14 @@ from gate.kafka.partitioner import partition_of
 from gate.model.wire import Ask
 from gate.worker.replies import Address, AddressBook, Reason
 
-TOPICS = {"registration.replies": 4, "registration.replies.eu": 2, "attempts": 4, "decisions": 4, "dlq": 1, "registration.repliesX": 3}
+TOPICS = {
+    "registration.replies": 4,
+    "registration.replies.eu": 2,
+    "attempts": 4,
+    "decisions": 4,
+    "dlq": 1,
+    "registration.repliesX": 3,
+}
 
 
 class Record:
