@@ -5,7 +5,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench faults lock clean
+.PHONY: help install demo test check format bench bench-quick faults lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -38,8 +38,11 @@ format: install ## Format and mend what ruff can mend
 bench: install ## Measure against peers, side by side in one run
 	$(BIN)/python tests/benchmarks/run.py
 
-faults: install ## Break things for real and check that nothing is lost (long)
-	$(PYTEST) -q -m faults tests/faults
+bench-quick: install ## The same with less of everything, in a minute
+	$(BIN)/python tests/benchmarks/run.py --quick
+
+faults: install ## Search long for an order of faults that loses or doubles a decision
+	$(PYTEST) -q --hypothesis-profile=faults --timeout=1800 tests/unit/ledger tests/unit/worker
 
 lock: install ## Make requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \

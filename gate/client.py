@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypeVar, g
 import orjson
 
 from gate.config import Settings, load
-from gate.errors import AskTimeout, GateError, InvalidEvent, KafkaUnavailable
+from gate.errors import AskTimeout, ClientClosed, GateError, InvalidEvent, KafkaUnavailable
 from gate.kafka.attempts import AttemptSender, NotTaken
 from gate.kafka.connection import client_options, resolve_bootstrap, wait_for_kafka
 from gate.kafka.replies import ReplyReader
@@ -53,10 +53,6 @@ SETTLED_MAX: Final = 10_000
 """How many asks are remembered after their end, to tell a late or second reply from one that is none of ours."""
 
 _log = logging.getLogger(__name__)
-
-
-class ClientClosed(GateError):
-    """The client is not open, or was closed while an ask waited; what is decided on that attempt is unknown."""
 
 
 # -- Who waits for what: pure ------------------------------------------------------------------------------------------

@@ -1,13 +1,14 @@
 """Every error the gate raises on purpose.
 
 GateError
-├── ConfigError            settings or chain are wrong; all problems in one error       exit 2
-│   └── ChainError         a chain manifest or an action cannot be loaded
-├── InputError             a file named on the command line cannot be read              exit 2
-├── InvalidEvent           the value of an attempt is not a readable event
-├── KafkaUnavailable       no broker answers at the address                             exit 3
+├── ConfigError              settings or chain are wrong; all problems in one error        exit 2
+│   └── ChainError           a chain manifest or an action cannot be loaded
+├── InputError               a file named on the command line cannot be read               exit 2
+├── InvalidEvent             the value of an attempt is not a readable event               exit 2
+├── KafkaUnavailable         no broker answers at the address                              exit 3
 │   └── EmbeddedBrokerError  the broker we start ourselves does not come up
-└── AskTimeout             no reply came in time; the decision is unknown, not denied    exit 4
+├── ClientClosed             the client is not open, or was closed while an ask waited
+└── AskTimeout               no reply came in time; the decision is unknown, not denied    exit 4
 """
 
 from __future__ import annotations
@@ -62,6 +63,10 @@ class KafkaUnavailable(GateError):
 
 class EmbeddedBrokerError(KafkaUnavailable):
     """The embedded broker could not be started; the message says what to install or to set."""
+
+
+class ClientClosed(GateError):
+    """The client is not open, or was closed while an ask waited; what is decided on that attempt is unknown."""
 
 
 class AskTimeout(GateError):

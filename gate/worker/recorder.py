@@ -6,7 +6,7 @@ import time
 
 from gate import log as logs
 from gate.metrics import Counter, Histogram, Metrics
-from gate.model.decision import Outcome
+from gate.model.decision import Cause, Outcome
 from gate.worker.clock import BrokerClock
 from gate.worker.partitions import Flight
 from gate.worker.replies import Reason
@@ -26,6 +26,7 @@ class Recorder:
         self._decisions: dict[tuple[str, str, str], Counter] = {}
         self._actions: dict[tuple[str, str], Histogram] = {}
         self._replies: dict[str, Counter] = {}
+        self._late_calls = 0
 
     def received(self, dropped: list[str]) -> None:
         """An attempt was delivered; `dropped` are the fields it must not carry."""
@@ -43,8 +44,15 @@ class Recorder:
             child.observe(entry.duration_ms / 1000)
         for call in outcome.outbound:
             self.metrics.action_outbound_seconds.labels(call.action, call.result).observe(call.duration_s)
-        if outcome.late_calls:
-            self.metrics.late_api_calls_total.inc(outcome.late_calls)
+
+    def late_calls(self, total: int) -> None:
+        """So many calls on an `api` have come after its action had returned, since the start."""
+        self.metrics.late_api_calls_total.inc(total - self._late_calls)
+        self._late_calls = total
+
+    def looped(self, late_s: float) -> None:
+        """The event loop ran a timer so late."""
+        self.metrics.event_loop_lag_seconds.observe(max(0.0, late_s))
 
     def waited(self, seconds: float) -> None:
         """An ask was taken after waiting so long in its topic."""
@@ -62,17 +70,10 @@ class Recorder:
         if child is None:
             child = self._decisions[key] = self.metrics.decisions_total.labels(*key)
         child.inc()
-        if denial is not None:
-            log.info(
-                "attempt_denied",
-                attempt_id=flight.attempt_id,
-                source=flight.source,
-                cause=cause,
-                reason=denial["reason"],
-                action=action,
-            )
-        else:
+        if denial is None:
             log.debug("attempt_approved", attempt_id=flight.attempt_id, source=flight.source)
+        else:
+            _log_denial(flight, cause, denial["reason"], action)
 
     def duplicate(self, flight: Flight, *, lost: bool) -> None:
         """An ask is answered by a decision that was not made for it here."""
@@ -84,6 +85,8 @@ class Recorder:
         else:
             source = "client"
         self.metrics.duplicates_total.labels(source).inc()
+        if flight.answer.conflict:
+            _log_denial(flight, Cause.CONFLICT.value, Cause.CONFLICT.value, "")
 
     def duplicate_delivery(self) -> None:
         """An ask was delivered again while it is in flight or complete."""
@@ -144,3 +147,7 @@ class Recorder:
         if lag is not None:
             self.metrics.partition_lag.labels(str(partition)).set(lag)
         self.metrics.partition_span.labels(str(partition)).set(span)
+
+
+def _log_denial(flight: Flight, cause: str, reason: str, action: str) -> None:
+    log.info("attempt_denied", attempt_id=flight.attempt_id, source=flight.source, cause=cause, reason=reason, action=action)

@@ -35,7 +35,7 @@ from gate.worker.replies import AddressBook
 from gate.worker.scribe import LedgerScribe
 from gate.worker.sender import ReplySender
 
-_HOUSEKEEPING_S: Final = 1.0
+_HOUSEKEEPING_S: Final = 0.5
 _MISKEYED_LOG_S: Final = 60.0
 
 log = logs.get(__name__)
@@ -222,7 +222,10 @@ class Worker:
     async def _keep_house(self, intake: Intake) -> None:
         metrics = self._recorder.metrics
         while True:
+            began = time.monotonic()
             await asyncio.sleep(_HOUSEKEEPING_S)
+            self._recorder.looped(time.monotonic() - began - _HOUSEKEEPING_S)
+            self._recorder.late_calls(self._chain.late_calls)
             partitions = intake.partitions.values()
             for partition in partitions:
                 self._scribe.sweep(partition)
