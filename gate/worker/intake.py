@@ -29,6 +29,7 @@ _RETRY_S: Final = 0.5
 _RETRY_MAX_S: Final = 5.0
 _ERRORS_BEFORE_RESTART: Final = 3
 _LAST_POLL_S: Final = 3.0
+_LOST_S: Final = 10.0  # after so much silence more the consumer is made anew: some of its states never heal
 _PULSE_S: Final = 1.0
 _SILENT_S: Final = 3.0  # no answer for so long is an outage
 
@@ -73,6 +74,7 @@ class Intake:
         self._trouble: str | None = None
         self._broken = False  # the consumer has to be made anew
         self._silent = False
+        self._poll_limit: asyncio.Timeout | None = None  # of the poll that runs
         self._rebalance_began: float | None = None
         self.partitions: dict[int, Partition] = {}
 
@@ -153,9 +155,15 @@ class Intake:
         errors, delay_s = 0, _RETRY_S
         while not self._stopping:
             try:
-                async with self._polling:
-                    await self._poll()
+                async with asyncio.timeout(None) as limit, self._polling:
+                    self._poll_limit = limit
+                    try:
+                        await self._poll()
+                    finally:
+                        self._poll_limit = None
                 errors, delay_s, self._trouble = 0, _RETRY_S, None
+            except TimeoutError:  # by the pulse: the consumer is thrown away, so its poll may be cancelled
+                await self._restart()
             except ConsumerTrouble as error:
                 errors += 1
                 self._trouble = str(error)
@@ -238,7 +246,13 @@ class Intake:
             answered, _ = await asyncio.wait({question}, timeout=_SILENT_S)
             if not answered:
                 self._hear(silent=True)
-                await asyncio.wait({question})
+                answered, _ = await asyncio.wait({question}, timeout=_LOST_S)
+            if not answered:
+                question.cancel()
+                if consumer is self._consumer and self._poll_limit is not None:
+                    log.warning("consumer_lost", silent_s=_SILENT_S + _LOST_S)
+                    self._poll_limit.reschedule(asyncio.get_running_loop().time())
+                continue
             self._hear(silent=question.cancelled() or question.exception() is not None)
 
     def _hear(self, *, silent: bool) -> None:
