@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
-from gate.ledger.digest import conflicts
+from gate.ledger.digest import conflicts, unreadable
 from gate.model.decision import Scope
 
 
@@ -65,8 +65,14 @@ class Answer(NamedTuple):
 
 
 def counts(entry: Entry, ask: Asked, window_ms: int) -> bool:
-    """Tell whether a record of the ask's id may decide it."""
-    return entry.attempt_ts >= ask.timestamp_ms - window_ms and (entry.scope is Scope.ID or entry.source == ask.source)
+    """Tell whether a record of the ask's id may decide it.
+
+    A value that cannot be read says nothing that could be compared, so it gets no decision that was made for another:
+    who knows an id and not its content learns nothing.
+    """
+    if entry.attempt_ts < ask.timestamp_ms - window_ms:
+        return False
+    return entry.source == ask.source if entry.scope is Scope.ASK or unreadable(ask.digest) else True
 
 
 def answer(entries: Iterable[Entry], ask: Asked, window_ms: int) -> Answer | None:

@@ -15,6 +15,7 @@ import orjson
 from gate.errors import InvalidEvent
 
 _Tree = dict[str, "_Tree | None"]  # None: the whole value is volatile
+_RAW = b"raw:"
 _EXACT = 2.0**53  # beyond it a float is no longer one integer
 
 
@@ -52,7 +53,12 @@ class Digester:
 
     def of_bytes(self, value: bytes | None) -> bytes:
         """Return the digest of a value that cannot be parsed."""
-        return b"raw:" + sha256(value or b"").hexdigest().encode()
+        return _RAW + sha256(value or b"").hexdigest().encode()
+
+
+def unreadable(digest: bytes) -> bool:
+    """Tell whether a digest is that of a value that cannot be parsed."""
+    return digest.startswith(_RAW)
 
 
 def conflicts(one: bytes, other: bytes) -> bool:

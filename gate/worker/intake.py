@@ -67,6 +67,7 @@ class Intake:
         self._stopping = False
         self._polling = asyncio.Lock()
         self._committing = asyncio.Lock()
+        self._commit_running: asyncio.Task[None] | None = None
         self._room_made = asyncio.Event()
         self._first: dict[int, asyncio.Future[None]] = {}  # partitions whose first record is looked for
         self._assigned = False
@@ -273,6 +274,9 @@ class Intake:
         self._pause()
         if broken is not None:
             await broken.stop()
+        if self._commit_running is not None:
+            self._commit_running.cancel()  # it asked the one that is gone
+            self._commit_running = None
         while self._consumer is None and not self._stopping:
             try:
                 await self.start()
@@ -363,30 +367,48 @@ class Intake:
             await self._commit()
 
     async def _commit(self) -> None:
-        """Commit one snapshot; a failure is counted and tried again with the next."""
+        """Commit what is complete now, unless the commit before does not end: aiokafka retries for ever (KAFKA.md section 4, 11).
+
+        A commit is waited for, never cancelled: that cancels futures which the whole client shares.
+        """
         async with self._committing:
-            consumer = self._consumer
-            snapshot = {
-                number: commit
-                for number, partition in self.partitions.items()
-                if (commit := partition.offsets.committable()) is not None
-            }
-            if consumer is None or not snapshot:
-                return
-            started = time.monotonic()
-            try:
-                async with asyncio.timeout(_COMMIT_TIMEOUT_S):  # aiokafka retries for ever (KAFKA.md section 4, 11)
-                    done = await consumer.commit({number: commit.offset for number, commit in snapshot.items()})
-            except (ConsumerTrouble, TimeoutError) as error:
-                self._recorder.commit_failed()
-                log.warning("commit_failed", error=str(error) or type(error).__name__)
-                return
-            for number in done:
-                self.partitions[number].offsets.commit_succeeded(snapshot[number])
-            self._recorder.committed(time.monotonic() - started)
-            for number, partition in self.partitions.items():
-                if partition.offsets.owned:
-                    end = consumer.known_end(number)
-                    self._recorder.lag(
-                        number, None if end is None else max(0, end - partition.offsets.committed), partition.offsets.span
-                    )
+            if self._commit_running is None or await self._commit_ended(self._commit_running):
+                self._commit_running = asyncio.create_task(self._commit_snapshot(), name="commit offsets")
+                await self._commit_ended(self._commit_running)
+
+    async def _commit_ended(self, commit: asyncio.Task[None]) -> bool:
+        ended, _ = await asyncio.wait({commit}, timeout=_COMMIT_TIMEOUT_S)
+        if not ended:
+            self._recorder.commit_failed()
+            log.warning("commit_failed", error=f"no answer within {_COMMIT_TIMEOUT_S:g} s")
+            return False
+        self._commit_running = None
+        if not commit.cancelled():
+            commit.result()
+        return True
+
+    async def _commit_snapshot(self) -> None:
+        """Commit one snapshot; a failure is counted and tried again with the next."""
+        consumer = self._consumer
+        snapshot = {
+            number: commit
+            for number, partition in self.partitions.items()
+            if (commit := partition.offsets.committable()) is not None
+        }
+        if consumer is None or not snapshot:
+            return
+        started = time.monotonic()
+        try:
+            done = await consumer.commit({number: commit.offset for number, commit in snapshot.items()})
+        except ConsumerTrouble as error:
+            self._recorder.commit_failed()
+            log.warning("commit_failed", error=str(error))
+            return
+        for number in done:
+            self.partitions[number].offsets.commit_succeeded(snapshot[number])
+        self._recorder.committed(time.monotonic() - started)
+        for number, partition in self.partitions.items():
+            if partition.offsets.owned:
+                end = consumer.known_end(number)
+                lag = None if end is None else max(0, end - partition.offsets.committed)
+                self._recorder.lag(number, lag, partition.offsets.span)

@@ -269,6 +269,7 @@ class Worker:
         else:
             assert self._tasks is not None
             flight.task = self._tasks.create_task(self._finish(partition, flight, result), name=f"chain {flight.source}")
+            flight.task.add_done_callback(lambda _: result.close())  # cancelled before its first step it would stay unawaited
 
     async def _finish(self, partition: Partition, flight: Flight, chain: Coroutine[Any, Any, Outcome]) -> None:
         outcome = await chain

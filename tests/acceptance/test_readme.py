@@ -136,6 +136,7 @@ def test_the_demo_answers_everybody_and_leaves_nothing_behind(gate: Gate) -> Non
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_make_demo_is_gate_demo() -> None:
-    plan = subprocess.run(["make", "--no-print-directory", "--dry-run", "demo"], cwd=README.parent, check=True, capture_output=True, text=True).stdout
+    command = ["make", "--no-print-directory", "--dry-run", "demo"]
+    plan = subprocess.run(command, cwd=README.parent, check=True, capture_output=True, text=True).stdout
 
     assert plan.splitlines()[-1].endswith("/gate demo")

@@ -51,6 +51,13 @@ def test_another_content_is_a_conflict_with_the_same_record() -> None:
     assert Answer(first, conflict=True) == answer([first, entry(1)], Asked(), WINDOW_MS)
 
 
+def test_what_cannot_be_read_gets_no_decision_that_was_made_for_another() -> None:
+    made, own = entry(0), entry(1, digest=b"raw:a", source="a-0-1", scope=Scope.ASK)
+
+    assert None is answer([made], Asked(digest=b"raw:a"), WINDOW_MS)
+    assert Answer(own, conflict=False) == answer([made, own], Asked(digest=b"raw:a"), WINDOW_MS)
+
+
 def test_a_decision_on_an_attempt_before_the_window_does_not_count() -> None:
     old, edge = entry(0, at=89), entry(1, at=90)
 
