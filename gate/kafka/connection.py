@@ -37,6 +37,7 @@ REQUEST_TIMEOUT_MS: Final = 10_000
 """Of requests to the cluster as a whole; 40 s by default."""
 UNKNOWN_TOPIC: Final = 3  # https://kafka.apache.org/protocol#protocol_error_codes
 RETRY_S: Final = 0.25
+CLOSE_S: Final = 0.5
 REFUSED: Final = (
     AuthenticationFailedError,
     SaslAuthenticationFailed,
@@ -166,7 +167,7 @@ async def wait_for_kafka(settings: Settings, bootstrap: str) -> None:
         while (left_s := deadline - time.monotonic()) > 0:
             try:
                 async with asyncio.timeout(left_s):
-                    if await _answers(options, timeout_s=min(left_s, 5.0)):
+                    if await _ask(options, timeout_s=min(left_s, 5.0)):
                         return
             except (KafkaError, OSError, ValueError) as error:  # TimeoutError is an OSError; ValueError: a wrong SCRAM signature
                 heard.append(error)
@@ -188,6 +189,23 @@ async def wait_for_kafka(settings: Settings, bootstrap: str) -> None:
 async def describe_topics(admin: AIOKafkaAdminClient) -> dict[str, dict[str, Any]]:
     """Return all topics there are, by name. Never ask for one by its name: that may create it."""
     return {topic["topic"]: topic for topic in await admin.describe_topics() if topic["error_code"] != UNKNOWN_TOPIC}
+
+
+async def _ask(options: dict[str, Any], *, timeout_s: float) -> bool:
+    """Ask whether a broker answers; when cancelled, let the question end first.
+
+    A connection that is cut while aiokafka opens it is not closed by anybody.
+    """
+    question = asyncio.create_task(_answers(options, timeout_s=timeout_s), name="is kafka there")
+    try:
+        return await asyncio.shield(question)
+    except asyncio.CancelledError:
+        await asyncio.wait({question}, timeout=CLOSE_S)
+        question.cancel()
+        await asyncio.wait({question})
+        if not question.cancelled():
+            question.exception()  # nobody wants to know any more
+        raise
 
 
 async def _answers(options: dict[str, Any], *, timeout_s: float) -> bool:
