@@ -50,6 +50,7 @@ class Flight:
         "started_at",
         "task",
         "timestamp_ms",
+        "user",
     )
 
     def __init__(self, ask: Ask, digest: bytes, event: dict[str, Any] | None, started_at: float) -> None:
@@ -59,7 +60,9 @@ class Flight:
         self.offset = ask.record.offset
         self.source = ask.source
         self.digest = digest
-        self.event = event  # the parsed attempt, None where it cannot be read
+        self.event = event  # the parsed attempt until it is decided; None where it cannot be read
+        user = None if event is None else event.get("user")
+        self.user: dict[str, Any] = user if type(user) is dict else {}  # its `user`, whose metadata the reply merges
         self.started_at = started_at  # monotonic seconds
         self.stage = Stage.GONE
         self.answer: Answer | None = None

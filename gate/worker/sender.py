@@ -87,10 +87,9 @@ class ReplySender:
             self._recorder.reply("undeliverable")
             self._out(flight, fault)
             return
-        user = (flight.event or {}).get("user")
         mine = flight.append is not None and document is flight.document
         body = flight.append.body if mine and flight.append is not None else None
-        message = encode_reply(flight.ask, document, user if type(user) is dict else {}, body)
+        message = encode_reply(flight.ask, document, flight.user, body)
         self._batches.add((address.topic, address.partition), _Outgoing(flight, message, fault, time.monotonic()))
 
     async def _send_batch(self, key: tuple[str, int], batch: list[_Outgoing]) -> None:

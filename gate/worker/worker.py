@@ -277,6 +277,7 @@ class Worker:
         self._decided(partition, flight, outcome)
 
     def _decided(self, partition: Partition, flight: Flight, outcome: Outcome) -> None:
+        flight.event = None  # the largest part of an attempt in flight, and not needed any more
         self._recorder.ran(outcome)
         try:
             append, document = self._decider.word(flight, outcome)
