@@ -21,10 +21,16 @@ class ConsumerTrouble(Exception):
     """The Kafka library raised; the message is its error's name and words."""
 
 
+class UnreadableRecord(ConsumerTrouble):
+    """The library cannot parse a record (a header's name is not UTF-8); it stands at or after the position."""
+
+
 @contextmanager
 def _mapped() -> Iterator[None]:
     try:
         yield
+    except UnicodeDecodeError as error:
+        raise UnreadableRecord(str(error)) from error
     except (KafkaError, OSError) as error:
         raise ConsumerTrouble(f"{type(error).__name__}: {error}") from error
 
@@ -123,6 +129,12 @@ class AttemptsConsumer:
         """Set where the next record of an assigned partition comes from."""
         with _mapped():
             self._client.seek(TopicPartition(self._topic, partition), offset)
+
+    async def position(self, partition: int) -> int:
+        """Return the offset of the next record of an assigned partition."""
+        with _mapped():
+            offset: int = await self._client.position(TopicPartition(self._topic, partition))
+            return offset
 
     async def ends(self, partitions: Iterable[int]) -> dict[int, int]:
         """Return the high watermark of each partition."""

@@ -35,6 +35,8 @@ class BrokerClock:
 
     def acknowledged(self, broker_ms: int) -> None:
         """Learn from an append that the broker stamped just now."""
+        if broker_ms < 0:  # the topic has the producers' time stamps: this says nothing of the broker's clock
+            return
         own = self._own_ms()
         difference = own - broker_ms
         if own - self._slot_began > _SLOT_MS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final
@@ -10,7 +11,7 @@ from typing import Any, Final
 from gate import log as logs
 from gate.config import Settings
 from gate.errors import ConfigError
-from gate.kafka.consumer import AttemptsConsumer, ConsumerTrouble
+from gate.kafka.consumer import AttemptsConsumer, ConsumerTrouble, UnreadableRecord
 from gate.model.wire import Record
 from gate.worker.batches import Spawn
 from gate.worker.clock import BrokerClock
@@ -166,6 +167,7 @@ class Intake:
             except TimeoutError:  # by the pulse: the consumer is thrown away, so its poll may be cancelled
                 await self._restart()
             except ConsumerTrouble as error:
+                self._go_back()
                 errors += 1
                 self._trouble = str(error)
                 log.warning("poll_failed", error=str(error), errors=errors)
@@ -179,7 +181,7 @@ class Intake:
             await self._restart()
         assert self._consumer is not None
         for number in [number for number, found in self._first.items() if not found.done()]:
-            self._receive(await self._consumer.poll([number], max_records=1, timeout_ms=0))
+            self._receive(await self._fetch([number], max_records=1, timeout_ms=0))
         self._take_held()
         room = self._room()
         if room <= 0:
@@ -201,8 +203,42 @@ class Intake:
             await self._consumer.keep_alive()
             await self.room_made(wait_ms / 1000)
             return
-        self._receive(await self._consumer.poll(ready, max_records=min(room, _CHUNK), timeout_ms=wait_ms))
+        self._receive(await self._fetch(ready, max_records=min(room, _CHUNK), timeout_ms=wait_ms))
         await asyncio.sleep(0)
+
+    async def _fetch(self, numbers: list[int], *, max_records: int, timeout_ms: int) -> Mapping[int, list[Record]]:
+        """Poll; where a record cannot be parsed, take what stands before it one by one, then step over it."""
+        assert self._consumer is not None
+        try:
+            return await self._consumer.poll(numbers, max_records=max_records, timeout_ms=timeout_ms)
+        except UnreadableRecord:
+            self._go_back()
+        for number in numbers:
+            try:
+                self._receive(await self._consumer.poll([number], max_records=1, timeout_ms=_POLL_MS))
+            except UnreadableRecord as error:
+                await self._step_over(self.partitions[number], str(error))
+        return {}
+
+    async def _step_over(self, partition: Partition, why: str) -> None:
+        """Give up the one record at the position: nobody can read whom to answer."""
+        assert self._consumer is not None
+        offset = await self._consumer.position(partition.number)
+        if partition.ready and self._rebalance_began is None:
+            log.error("attempt_unreadable", partition=partition.number, offset=offset, why=why)
+            partition.offsets.receive(offset, int(self._clock.now_ms()))
+            partition.offsets.complete(offset)
+            self._consumer.seek(partition.number, offset + 1)
+
+    def _go_back(self) -> None:
+        """Have everything again that a failed poll may have passed over: aiokafka drops what it had collected by then."""
+        if self._consumer is None or self._rebalance_began is not None:
+            return
+        for partition in self.partitions.values():
+            if partition.offsets.owned:
+                following = partition.held[-1].offset + 1 if partition.held else partition.offsets.position
+                with contextlib.suppress(ConsumerTrouble):
+                    self._consumer.seek(partition.number, following)
 
     def _receive(self, batches: Mapping[int, list[Record]]) -> None:
         """Take records, or hold them for a partition that is not ready; what comes before its position is set is dropped.

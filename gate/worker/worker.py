@@ -312,7 +312,8 @@ class Worker:
 
     def _resolved(self, flight: Flight) -> None:
         assert flight.answer is not None
-        if flight.append is not None and flight.append.message.value is flight.answer.entry.value:
+        entry = flight.answer.entry
+        if flight.append is not None and flight.append.at(entry.offset).same(entry):
             self._recorder.decided(flight)
         else:
             self._recorder.duplicate(flight, lost=flight.append is not None)

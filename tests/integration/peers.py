@@ -19,6 +19,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.record.util import calc_crc32c as crc32c
 
 from gate.chain.loader import load_chain
 from gate.config import Settings
@@ -104,6 +105,16 @@ class Asker:
             return
         builder.append(timestamp=None, key=key, value=value, headers=list((headers or {}).items()))
         builder.close()
+        await (await self._producer.send_batch(builder, self.settings.attempts_topic, partition=partition))
+
+    async def send_with_header_named_in_no_encoding(self, partition: int) -> None:
+        """Send a record with a header's name that is not UTF-8: brokers take it, aiokafka does not parse it."""
+        builder = self._producer.create_batch()
+        builder.append(timestamp=None, key=b"k", value=b"{}", headers=[("QQ", b"x")])
+        builder.close()
+        data = bytearray(builder._build()).replace(b"QQ", b"\xff\xfe")
+        data[17:21] = crc32c(bytes(data[21:])).to_bytes(4, "big")  # record batch v2: the CRC covers what follows it
+        builder._buffer = bytes(data)
         await (await self._producer.send_batch(builder, self.settings.attempts_topic, partition=partition))
 
     async def submit(self, attempt_id: str, value: bytes, **headers: bytes) -> None:

@@ -469,6 +469,24 @@ async def test_fields_that_only_the_gate_sets_are_dropped_and_make_no_conflict(
     assert 'gate_ignored_fields_total{field="secrets"} 1.0' in metrics
 
 
+@pytest.mark.parametrize("topics", [1], indirect=True)
+async def test_record_that_the_library_cannot_parse_is_stepped_over_and_nothing_else_is(
+    asker: Asker, topics: Settings, eventually: Any
+) -> None:
+    ids = [f"id-{number}" for number in range(6)]
+    for attempt_id in ids[:3]:
+        await asker.submit(attempt_id, event("zoe@example.com"))
+    await asker.send_with_header_named_in_no_encoding(0)
+    for attempt_id in ids[3:]:
+        await asker.submit(attempt_id, event("zoe@example.com"))
+
+    async with serving(topics):
+        await eventually(lambda: len(asker.replies) == len(ids))
+
+    assert 0 == sum((await lag(topics)).values())
+    assert ids == sorted(body(record)["attempt_id"] for record in asker.replies)
+
+
 async def test_foreign_records_in_the_ledger_stop_nothing(asker: Asker, topics: Settings, eventually: Any) -> None:
     foreign = Asker(topics.model_copy(update={"attempts_topic": topics.decisions_topic}))
     async with foreign:

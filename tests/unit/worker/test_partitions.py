@@ -420,7 +420,9 @@ def test_what_runs_is_cancelled_and_forgotten_when_the_partition_is_gone(partiti
     work = partition.lose()
 
     assert ([running], [running, behind], {}) == (work.cancelled, work.dropped, partition.flying)
+    assert not partition.covered, "nobody follows its ledger any more, so the window is read back when it returns"
     partition.assign(0)
+    partition.rebuild(0, from_ms=0, at_start=True, keep_acked=True)
     partition.aim(0)
     assert Step.RUN is partition.take(ask(0)), "delivered again it runs again"
 
