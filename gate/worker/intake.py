@@ -188,22 +188,22 @@ class Intake:
             await self.room_made(_KEEP_ALIVE_S)
             await self._consumer.keep_alive()
             return
-        ready = (
-            []
-            if self._full()
-            else [
-                partition.number
-                for partition in self.partitions.values()
-                if partition.ready and not partition.held and partition.offsets.span < self._settings.max_span
-            ]
-        )
+        ready = [
+            partition.number
+            for partition in self.partitions.values()
+            if partition.ready and not partition.held and partition.offsets.span < self._settings.max_span
+        ]
         preparing = any(partition.offsets.owned and not partition.ready for partition in self.partitions.values())
         wait_ms = _POLL_NOT_READY_MS if preparing else _POLL_MS
         if not ready:
             await self._consumer.keep_alive()
             await self.room_made(wait_ms / 1000)
             return
-        self._receive(await self._fetch(ready, max_records=min(room, _CHUNK), timeout_ms=wait_ms))
+        most = min(room, _CHUNK)
+        if self._full():  # a trickle goes on: only newer attempts move the window that the table keeps
+            await self.room_made(wait_ms / 1000)
+            most = 1
+        self._receive(await self._fetch(ready, max_records=most, timeout_ms=wait_ms))
         await asyncio.sleep(0)
 
     async def _fetch(self, numbers: list[int], *, max_records: int, timeout_ms: int) -> Mapping[int, list[Record]]:
@@ -431,6 +431,8 @@ class Intake:
             for number, partition in self.partitions.items()
             if (commit := partition.offsets.committable()) is not None
         }
+        if consumer is not None:
+            self._measure(consumer)
         if consumer is None or not snapshot:
             return
         started = time.monotonic()
@@ -443,8 +445,12 @@ class Intake:
         for number in done:
             self.partitions[number].offsets.commit_succeeded(snapshot[number])
         self._recorder.committed(time.monotonic() - started)
+
+    def _measure(self, consumer: AttemptsConsumer) -> None:
         for number, partition in self.partitions.items():
             if partition.offsets.owned:
                 end = consumer.known_end(number)
                 lag = None if end is None else max(0, end - partition.offsets.committed)
                 self._recorder.lag(number, lag, partition.offsets.span)
+            else:
+                self._recorder.lag(number, 0, 0)

@@ -46,7 +46,7 @@ class LedgerScribe:
         self._reading: set[int] = set()
         self._preparing: dict[int, asyncio.Lock] = {}
         self._partitions: dict[int, Partition] = {}
-        self.trouble: str | None = None  # why the ledger does not take appends right now
+        self._troubles: dict[int, str] = {}  # per partition, why its ledger does not take appends right now
         self._batches: SelfClocked[int, Append] = SelfClocked(
             self._append_batch,
             size_bytes=lambda append: len(append.message.value or b"") + _RECORD_OVERHEAD,
@@ -54,6 +54,11 @@ class LedgerScribe:
             spawn=spawn,
             name="ledger",
         )
+
+    @property
+    def trouble(self) -> str | None:
+        """Why some decisions cannot be written right now."""
+        return next((f"partition {number}: {why}" for number, why in self._troubles.items()), None)
 
     # -- Appending (rules 4 to 7, 14, 15) ---------------------------------------------------------------------------------
 
@@ -82,9 +87,9 @@ class LedgerScribe:
             else:
                 self._on_rejected(partition, batch[0])
         except LogUnavailable as error:
-            if self.trouble is None:
+            if number not in self._troubles:
                 log.warning("ledger_unavailable", partition=number, error=str(error))
-            self.trouble = str(error)
+            self._troubles[number] = str(error)
             await asyncio.sleep(min(_RETRY_MAX_S, max(_RETRY_S, (time.monotonic() - started) / 2)))
             for append in batch:
                 if append.is_needed:
@@ -92,9 +97,8 @@ class LedgerScribe:
         else:
             for append in batch:
                 append.flight.appended_at = time.monotonic()
-            if self.trouble is not None:
+            if self._troubles.pop(number, None) is not None:
                 log.info("ledger_available", partition=number)
-                self.trouble = None
             self._recorder.appended(time.monotonic() - started)
             self._clock.acknowledged(appended.timestamp_ms)
             self._apply(partition, partition.acknowledged(appended.base_offset, batch))

@@ -287,7 +287,12 @@ class Worker:
         if partition.decided(flight, append, document):
             self._scribe.append(partition, append)
             if self._settings.mode == "at_least_once":
-                self._do(partition, partition.assume(flight))
+                # Not at once: waiters that then run themselves would end up here again, one inside the other.
+                self._spawn(self._assume(partition, flight, append), name=f"assume {flight.source}")
+
+    async def _assume(self, partition: Partition, flight: Flight, append: Append) -> None:
+        if flight.stage is Stage.APPEND and flight.append is append:
+            self._do(partition, partition.assume(flight))
 
     def _reject(self, partition: Partition, append: Append) -> None:
         """Decide `action_failed` in place of a decision that the ledger refuses for its size (rule 15)."""
