@@ -71,6 +71,7 @@ class ReplySender:
         self._on_out = on_out  # the reply is out, or cannot go out: the asker waits no longer
         self._on_done = on_done  # nothing is left to do for the ask
         self._broker_answered_at = time.monotonic()
+        self.burying = 0  # dead letters that are not written yet; each keeps its record in memory
         self._batches: SelfClocked[tuple[str, int], _Outgoing] = SelfClocked(
             self._send_batch,
             size_bytes=lambda out: len(out.message.value or b"") + _RECORD_OVERHEAD,
@@ -131,6 +132,7 @@ class ReplySender:
         if fault is None:
             self._on_done(flight)
         else:
+            self.burying += 1
             self._spawn(self._bury(flight, fault), name=f"dead-letter {flight.source}")
 
     async def _bury(self, flight: Flight, reason: Reason) -> None:
@@ -156,6 +158,7 @@ class ReplySender:
                 log.warning("dead_letter_not_written", source=flight.source, reason=reason.value, error=str(error))
                 await asyncio.sleep(delay_s)
                 delay_s = min(_RETRY_MAX_S, delay_s * 2)
+        self.burying -= 1
         self._recorder.dead_letter(reason)
         log.warning("dead_letter", attempt_id=flight.attempt_id, source=flight.source, reason=reason.value)
         self._on_done(flight)

@@ -174,7 +174,7 @@ class Worker:
             recorder=self._recorder,
             spawn=self._spawn,
             ledger_partitions=self._ledger.partitions,
-            room=lambda: settings.max_in_flight - self.in_flight,
+            room=lambda: settings.max_in_flight - max(self.in_flight, self._sender.burying),
             on_record=self._take,
             on_work=self._do,
         )
@@ -241,6 +241,8 @@ class Worker:
         reasons = list(self._intake.reasons())
         if self._scribe.trouble is not None:
             reasons.append(f"the ledger does not take decisions: {self._scribe.trouble}")
+        if self._sender.burying >= self._settings.max_in_flight:
+            reasons.append(f"{self._sender.burying} dead letters wait to be written to {self._settings.dlq_topic}")
         return Status(live=True, ready=not reasons, reasons=tuple(reasons))
 
     # -- One ask ----------------------------------------------------------------------------------------------------------
@@ -355,6 +357,7 @@ class Worker:
     def _done(self, flight: Flight) -> None:
         assert self._intake is not None
         self._intake.partitions[flight.ask.record.partition].complete(flight)
+        self._intake.make_room()
 
     def _release(self) -> None:
         assert self._intake is not None
