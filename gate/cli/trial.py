@@ -29,11 +29,11 @@ def trial(
 
     Exits with 0 for either answer, unless --expect says which it must be.
     """
+    from gate.chain.trial import run_trial
     from gate.cli.output import print_json
     from gate.cli.running import run
     from gate.cli.worker import load_with_chain
     from gate.errors import InputError, InvalidEvent
-    from gate.tools.trial import run_trial
 
     answers = _answers()
     if expect is not None and expect not in answers:

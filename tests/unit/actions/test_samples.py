@@ -12,8 +12,8 @@ import pytest
 
 from gate.chain.loader import load_chain
 from gate.chain.runner import Chain
+from gate.chain.trial import run_trial
 from gate.errors import ChainError
-from gate.tools.trial import run_trial
 
 ACTIONS = Path(__file__).parents[3] / "actions"
 SECRET = "GATE_SECRET_STORE_USER_ID_USER_SERVICE_URL"

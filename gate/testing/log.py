@@ -1,4 +1,4 @@
-"""What the project tests itself with, for users' tests too: a ledger in memory."""
+"""A ledger in memory: what the project tests itself with, for the tests of users, too."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ import pytest
 
 from gate.chain.loader import load_chain
 from gate.chain.runner import Chain
+from gate.chain.trial import run_trial
 from gate.errors import InvalidEvent
-from gate.tools.trial import run_trial
 
 EVENT: dict[str, Any] = {
     "connection": {"strategy": "auth0"},
