@@ -6,7 +6,6 @@ package: the folder of the actions is not on the import path.
 
 from __future__ import annotations
 
-import contextlib
 import dis
 import hashlib
 import inspect
@@ -19,8 +18,9 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any, Final
 
 from gate.chain.api import Api
-from gate.chain.capture import ACTION_MODULES
+from gate.chain.capture import ACTION_MODULES, loading
 from gate.chain.effects import current
+from gate.chain.watchdog import ACTION_NAME
 from gate.model.event import Event
 
 ENTRY_POINT: Final = "on_execute_pre_user_registration"
@@ -38,12 +38,28 @@ class ActionFileError(Exception):
         super().__init__(problem)
 
 
-class CoroutineAction:
+class _Entry:
+    """An entry point and the module that it stands in."""
+
+    def __init__(self, entry: Callable[[Event, Api], Any]) -> None:
+        self._entry = entry
+
+    def release(self) -> None:
+        """Forget the module, unless another chain has loaded the same file since."""
+        module = sys.modules.get(self._entry.__module__)
+
+        if module is not None and module.__dict__ is getattr(self._entry, "__globals__", None) and ACTION_NAME in module.__dict__:
+            del sys.modules[self._entry.__module__]
+
+
+class CoroutineAction(_Entry):
     """An `async def` action: runs on the event loop, by hand if it never awaits."""
 
+    ends_when_cancelled = True
+
     def __init__(self, entry: Callable[[Event, Api], Coroutine[Any, Any, object]], *, waits: bool) -> None:
+        super().__init__(entry)
         self.waits = waits
-        self._entry = entry
 
     def __repr__(self) -> str:
         return f"<async def action, {'may wait' if self.waits else 'never waits'}>"
@@ -66,13 +82,11 @@ class CoroutineAction:
             _refuse_awaitable(result)
 
 
-class FunctionAction:
+class FunctionAction(_Entry):
     """A plain `def` action: may block, so it runs in a thread."""
 
     waits = True
-
-    def __init__(self, entry: Callable[[Event, Api], object]) -> None:
-        self._entry = entry
+    ends_when_cancelled = False
 
     def __repr__(self) -> str:
         return "<def action, runs in a thread>"
@@ -135,9 +149,10 @@ def _execute(path: Path, source: bytes, name: str) -> ModuleType:
     digest = hashlib.sha256(source).hexdigest()[:12]
     module = ModuleType(f"{ACTION_MODULES}.{re.sub(r'[^0-9A-Za-z_]', '_', name)}_{digest}")
     module.__file__ = str(path)
+    module.__dict__[ACTION_NAME] = name
     sys.modules[module.__name__] = module  # dataclasses and pydantic look their module up there
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # stdout is for what commands print
+        with loading():
             exec(code, module.__dict__)  # noqa: S102 - running the operator's own file is the point
     except KeyboardInterrupt:
         raise

@@ -10,6 +10,7 @@ import typer
 from gate.cli.options import Flags, takes
 
 if TYPE_CHECKING:
+    from gate.chain.runner import Chain
     from gate.config import Settings
     from gate.tools.dev import Here
 
@@ -39,6 +40,7 @@ def dev(
 
 
 async def _dev(settings: Settings, data_dir: Path | None) -> None:
+    from gate.chain.loader import chain_files
     from gate.cli.output import say
     from gate.tools.dev import PREFERRED_PORT, everything_here, load_chain_here, sample_chain_or
     from gate.tools.user_service import UserService
@@ -46,12 +48,23 @@ async def _dev(settings: Settings, data_dir: Path | None) -> None:
     path, samples = sample_chain_or(settings)
     service = UserService()
     try:
-        chain = load_chain_here(path, service, secrets_dir=settings.secrets_dir)
+
+        def load() -> Chain:
+            return load_chain_here(path, service, secrets_dir=settings.secrets_dir)
+
+        chain = load()
         say("starting Kafka")
         async with (
             service,
             everything_here(
-                settings, chain, data_dir=data_dir, prefer_port=PREFERRED_PORT, write_dev_file=True, progress=say
+                settings,
+                chain,
+                load=load,
+                chain_files=lambda: chain_files(path, secrets_dir=settings.secrets_dir),
+                data_dir=data_dir,
+                prefer_port=PREFERRED_PORT,
+                write_dev_file=True,
+                progress=say,
             ) as here,
         ):
             say(_how_to_try(here, path, samples))
@@ -63,7 +76,7 @@ async def _dev(settings: Settings, data_dir: Path | None) -> None:
 def _how_to_try(here: Here, chain: Path, samples: bool) -> str:
     return f"""
 Kafka     {here.bootstrap}
-chain     {chain}{" (the samples; copy that folder to actions/ to change them)" if samples else ""}
+chain     {chain}{" (the samples; copy that folder to actions/ to change them)" if samples else ", loaded anew when it changes"}
 metrics   {here.http_url}/metrics
 
 Try, in another terminal in this folder:

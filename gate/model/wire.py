@@ -234,6 +234,8 @@ def decision_document(
     document: dict[str, Any] = {"version": DOCUMENT_VERSION, "attempt_id": attempt_id, "status": outcome.status.value}
     if denial is None:
         document["changes"] = outcome.changes
+        if outcome.user_id is not None:
+            document["user_id"] = outcome.user_id
     else:
         document["denial"] = denial.to_json()
     document["warnings"] = warnings + outcome.warnings

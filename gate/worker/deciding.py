@@ -83,7 +83,7 @@ class Decider:
             attempt_id=flight.attempt_id,
             outcome=outcome,
             warnings=flight.ask.warnings,
-            chain=self.chain.hash,
+            chain=outcome.chain or self.chain.hash,
             decided_at=self._clock.text(now_ms),
         )
         body = orjson.dumps(document)
