@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, Protocol
+from urllib.parse import quote, quote_plus
 
 from gate.chain.api import Api
 from gate.model.event import DATABASE, Connection, Event
@@ -105,9 +107,9 @@ class Action:
         self.waits = self.code.waits or self.retries > 0  # between two tries it does
         self.run_by_hand = self.code.run_by_hand
         self.plain = not self.secrets and not self.config
-        lines = {line for value in self.secrets.values() for line in value.splitlines()}  # a key of several lines is printed so
-        values = sorted({*self.secrets.values(), *lines} - {""}, key=len, reverse=True)
-        self._secret_values = re.compile("|".join(map(re.escape, values))) if values else None
+        shown = {form for value in self.secrets.values() for form in _forms(value)}
+        longest_first = sorted(shown - {""}, key=len, reverse=True)
+        self._secret_values = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
 
     def redact(self, text: str) -> str:
         """Return the text with the values of this action's secrets blanked out: they never leave the worker."""
@@ -120,3 +122,10 @@ class Action:
         if now - self._late_call_logged_s >= LATE_CALL_LOG_INTERVAL_S:
             self._late_call_logged_s = now
             logger.warning("action %s called api.%s after it had returned; the call is ignored", self.name, call)
+
+
+def _forms(secret: str) -> Iterator[str]:
+    """Yield the forms in which a secret turns up in what an action prints: as it is, quoted by repr or JSON, in a URL."""
+    for text in (secret, *secret.splitlines()):  # a key of several lines is printed line by line
+        yield from (text, repr(text)[1:-1], json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1])
+        yield from (quote(text), quote(text, safe=""), quote_plus(text))

@@ -13,6 +13,7 @@ import re
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine
+from itertools import count
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, Final
@@ -45,11 +46,11 @@ class _Entry:
         self._entry = entry
 
     def release(self) -> None:
-        """Forget the module, unless another chain has loaded the same file since."""
-        module = sys.modules.get(self._entry.__module__)
+        """Forget the module, which is this entry point's alone."""
+        name = self._entry.__module__
 
-        if module is not None and module.__dict__ is getattr(self._entry, "__globals__", None) and ACTION_NAME in module.__dict__:
-            del sys.modules[self._entry.__module__]
+        if name.startswith(ACTION_MODULES):
+            sys.modules.pop(name, None)
 
 
 class CoroutineAction(_Entry):
@@ -146,8 +147,9 @@ def _execute(path: Path, source: bytes, name: str) -> ModuleType:
     except ValueError as error:  # null bytes
         raise ActionFileError(1, f"not Python: {error}") from None
 
-    digest = hashlib.sha256(source).hexdigest()[:12]
-    module = ModuleType(f"{ACTION_MODULES}.{re.sub(r'[^0-9A-Za-z_]', '_', name)}_{digest}")
+    module = ModuleType(
+        _free_name(f"{ACTION_MODULES}.{re.sub(r'[^0-9A-Za-z_]', '_', name)}_{hashlib.sha256(source).hexdigest()[:12]}")
+    )
     module.__file__ = str(path)
     module.__dict__[ACTION_NAME] = name
     sys.modules[module.__name__] = module  # dataclasses and pydantic look their module up there
@@ -163,6 +165,11 @@ def _execute(path: Path, source: bytes, name: str) -> ModuleType:
         ) from None
 
     return module
+
+
+def _free_name(name: str) -> str:
+    """Return a module's name that no chain has: while one takes over from another, both may hold the same file."""
+    return next(free for number in count() if (free := f"{name}_{number}" if number else name) not in sys.modules)
 
 
 def _line_of(error: BaseException, path: Path) -> int:

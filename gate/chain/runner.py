@@ -91,7 +91,10 @@ class Chain:
         await asyncio.sleep(0)  # a run whose coroutine was just made takes its first step
         await self._idle.wait()
         await self.aclose()
+        self.release()
 
+    def release(self) -> None:
+        """Let go of what loading it took: it is used no more."""
         for action in self.actions:
             action.code.release()
 

@@ -90,7 +90,7 @@ async def _serve(settings: Settings, chain: Chain) -> None:
     def files() -> list[Path]:
         return chain_files(settings.chain or DEFAULT_CHAIN, secrets_dir=settings.secrets_dir)
 
-    reloader = ChainReloader(lambda: load_chain_of(settings), metrics)
+    reloader = ChainReloader(lambda: load_chain_of(settings), metrics, files=files if settings.watch_chain else None)
 
     with stop_on_signals() as stop, on_hangup(reloader.request):
         async with HttpPort(
@@ -108,6 +108,6 @@ async def _serve(settings: Settings, chain: Chain) -> None:
             if not await or_stopped(wait_for_kafka(settings, bootstrap), stop):
                 return
             serving = Worker(settings, bootstrap, chain, metrics)
-            async with reloader.serving(serving, files=files if settings.watch_chain else None):
+            async with reloader.serving(serving):
                 await serving.run(stop)
     logger.info("worker_stopped")

@@ -96,6 +96,7 @@ async def everything_here(
     """
     metrics = Metrics()
     metrics.set_build_info(chain.hash)
+    reloader = None if load is None else ChainReloader(load, metrics, files=chain_files)
     worker: Worker | None = None
 
     def status() -> Status:
@@ -127,8 +128,8 @@ async def everything_here(
         await _until_ready(worker, serving)
 
         # 5. a chain that can be changed
-        if load is not None:
-            await stack.enter_async_context(ChainReloader(load, metrics).serving(worker, files=chain_files))
+        if reloader is not None:
+            await stack.enter_async_context(reloader.serving(worker))
 
         # 6. tell other commands
         if write_dev_file:

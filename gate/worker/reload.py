@@ -37,11 +37,16 @@ class Decides(Protocol):
 
 
 class ChainReloader:
-    """Loads the chain anew whenever `request` was called; a chain with problems is refused and the old one goes on."""
+    """Loads the chain anew whenever `request` was called; a chain with problems is refused and the old one goes on.
 
-    def __init__(self, load: Callable[[], Chain], metrics: Metrics) -> None:
+    With `files`, a change of one of them is a request; they count as loaded when this is made.
+    """
+
+    def __init__(self, load: Callable[[], Chain], metrics: Metrics, *, files: Callable[[], Iterable[Path]] | None = None) -> None:
         self._load = load
         self._metrics = metrics
+        self._files = files
+        self._seen = {} if files is None else _looks(files)
         self._wanted = asyncio.Event()
         self._threads = DaemonThreads(2)  # neither a slow disk nor what a file does at load may hold up attempts, or the exit
 
@@ -53,13 +58,13 @@ class ChainReloader:
         self._wanted.set()
 
     @asynccontextmanager
-    async def serving(self, worker: Decides, *, files: Callable[[], Iterable[Path]] | None = None) -> AsyncIterator[None]:
-        """Do what is requested while the context is open; with `files`, a change of one of them is a request."""
+    async def serving(self, worker: Decides) -> AsyncIterator[None]:
+        """Do what is requested while the context is open."""
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(self._serve(worker), name="reload chain")]
 
-            if files is not None:
-                running.append(tasks.create_task(self._watch(files), name="watch chain"))
+            if self._files is not None:
+                running.append(tasks.create_task(self._watch(self._files), name="watch chain"))
 
             try:
                 yield
@@ -75,14 +80,11 @@ class ChainReloader:
             self._metrics.chain_reloads_total.labels(result).inc()
 
     async def _watch(self, files: Callable[[], Iterable[Path]]) -> None:
-        before = await self._threads.call(_looks, files)
-
         while True:
             await asyncio.sleep(LOOK_S)
-            now = await self._threads.call(_looks, files)
+            before, self._seen = self._seen, await self._threads.call(_looks, files)
 
-            if now != before:
-                before = now
+            if self._seen != before:
                 self.request()
 
     async def _reload(self, worker: Decides) -> str:
@@ -94,9 +96,8 @@ class ChainReloader:
         except TimeoutError:
             return _refuse(worker.chain, [f"not loaded within {LOAD_TIMEOUT_S:g} s; move what takes so long into the action"])
 
-        assert isinstance(chain, Chain)
-
         if chain.same_as(worker.chain):
+            chain.release()
             log.info("chain_unchanged", chain=chain.hash)
             return "unchanged"
 
@@ -113,9 +114,12 @@ def _refuse(goes_on: Chain, problems: Iterable[str]) -> str:
     return "refused"
 
 
-def _looks(files: Callable[[], Iterable[Path]]) -> dict[Path, tuple[int, int, int] | None]:
-    """Return what tells versions of files apart: inode, size and time of change; None for a file that is not there."""
-    found: dict[Path, tuple[int, int, int] | None] = {}
+Looks = dict[Path, tuple[int, int, int] | None]
+"""What tells versions of files apart: inode, size and time of change; None for a file that is not there."""
+
+
+def _looks(files: Callable[[], Iterable[Path]]) -> Looks:
+    found: Looks = {}
 
     for path in files():
         found[path] = None
