@@ -56,6 +56,7 @@ async def test_an_ordinary_attempt_is_approved_with_a_screen_name_and_leaves_the
         ("en", "You cannot register from where you are."),
         ("es", "No puedes registrarte desde donde estás."),
         ("es-MX", "No puedes registrarte desde donde estás."),
+        ("pt-BR,pt;q=0.9,en;q=0.8", "O registo não está disponível no lugar onde está."),
         ("fr", "You cannot register from where you are."),
         (None, "You cannot register from where you are."),
     ],
@@ -89,6 +90,14 @@ async def test_a_fingerprint_on_the_list_is_denied_and_named_in_the_trace(contex
         reply["denial"]["action"],
     )
     assert reply["trace"][1]["logs"][0].startswith("INFO: on the list: ja3=")
+
+
+async def test_a_browser_that_is_not_trusted_is_told_so_in_its_language() -> None:
+    context = {"ja3": "0b5d4c1a9e3f72865d0c4b1fe2a79d38"}
+
+    reply = await run_trial(chain(), attempt(security_context=context, request={"language": "de-AT"}))
+
+    assert reply["denial"]["user_message"].startswith("Diesem Browser")
 
 
 @pytest.mark.parametrize("context", [None, {}, {"ja3": "x", "ja4": "y"}])
