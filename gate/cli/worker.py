@@ -28,8 +28,9 @@ def worker(flags: Flags) -> None:
 
 
 def load_with_chain(flags: Flags) -> tuple[Settings, Chain]:
-    """Return settings and chain; raise one ConfigError with what is wrong in both."""
+    """Return settings and chain; raise one ConfigError with what is wrong in both, and in the file of texts."""
     from gate.chain.loader import load_chain
+    from gate.chain.texts import load_texts
     from gate.config import DEFAULT_CHAIN, SettingsError, action_secrets
     from gate.errors import ChainError, ConfigError
 
@@ -38,6 +39,11 @@ def load_with_chain(flags: Flags) -> tuple[Settings, Chain]:
         settings = flags.settings()
     except SettingsError as error:
         settings = error.usable
+        problems += error.problems
+
+    try:
+        load_texts(settings.messages)
+    except ConfigError as error:
         problems += error.problems
 
     try:

@@ -50,6 +50,40 @@ def test_all_problems_of_a_wrong_configuration_come_at_once_with_exit_code_2(gat
 
 
 @pytest.mark.parametrize(
+    ("content", "problems"),
+    [
+        (None, ["texts.toml: the texts cannot be read: No such file or directory; name a TOML file in GATE_MESSAGES"]),
+        ("[es\n", ["texts.toml: the texts are not TOML: ", "(at line 1, column 4)"]),
+        (
+            "[es]\nexpird = 'x'\nconflict = 1\n",
+            ["texts.toml: es.expird: ", "did you mean expired?", "texts.toml: es.conflict: must be"],
+        ),
+    ],
+)
+def test_texts_that_cannot_be_used_are_reported_with_the_other_problems(
+    gate: Gate, content: str | None, problems: list[str]
+) -> None:
+    if content is not None:
+        (gate.cwd / "texts.toml").write_text(content)
+
+    (gate.cwd / "broken.py").write_text("def other(): pass\n")
+
+    done = gate("worker", "--chain", "broken.py", GATE_MESSAGES="texts.toml", GATE_MODE="stric")
+
+    assert (2, "") == (done.returncode, done.stdout)
+    assert "Traceback" not in done.stderr
+    for part in (*problems, "broken.py", "GATE_MODE (environment): 'stric'"):
+        assert part in done.stderr
+
+
+def test_gate_dev_looks_at_the_texts_before_it_starts_anything(gate: Gate) -> None:
+    done = gate("dev", GATE_MESSAGES="texts.toml")
+
+    assert (2, 1) == (done.returncode, len(done.stderr.splitlines())), done.stderr
+    assert done.stderr.startswith("gate: texts.toml: the texts cannot be read")
+
+
+@pytest.mark.parametrize(
     "verb", [["ask", "ana@mail.example"], ["load"], ["topics", "check"], ["check"], ["worker"]], ids=" ".join
 )
 def test_an_unreachable_kafka_is_one_line_that_names_the_address_and_exit_code_3(

@@ -12,8 +12,10 @@ import pytest
 
 from gate.chain.loader import load_chain
 from gate.chain.runner import Chain
+from gate.chain.texts import load_texts
 from gate.chain.trial import run_trial
 from gate.errors import ChainError
+from gate.model.decision import Cause
 
 ACTIONS = Path(__file__).parents[3] / "actions"
 SECRET = "GATE_SECRET_STORE_USER_ID_USER_SERVICE_URL"
@@ -209,6 +211,14 @@ async def test_the_readmes_manifest_loads(tmp_path: Path) -> None:
     (tmp_path / "store_user_id.py").write_bytes((ACTIONS / "store_user_id.py").read_bytes())
 
     assert ["store-user-id"] == [action.name for action in load_chain(tmp_path, environ={SECRET: "x"}).actions]
+
+
+def test_the_readmes_texts_load(tmp_path: Path) -> None:
+    (tmp_path / "texts.toml").write_text(blocks("toml")[1])
+    texts = load_texts(tmp_path / "texts.toml")
+
+    assert texts is not None
+    assert "a tiempo" in texts.for_document({"request": {"language": "es"}})[Cause.EXPIRED]
 
 
 async def test_the_readmes_test_passes(monkeypatch: pytest.MonkeyPatch) -> None:
