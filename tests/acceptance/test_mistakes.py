@@ -32,7 +32,7 @@ def test_no_command_shows_the_verbs(gate: Gate) -> None:
     assert 0 == done.returncode
     assert [] == [
         verb
-        for verb in ("demo", "dev", "worker", "ask", "load", "test", "check", "config", "topics")
+        for verb in ("demo", "dev", "worker", "ask", "load", "test", "check", "config", "topics", "schema")
         if f" {verb} " not in done.stdout
     ]
 
@@ -138,6 +138,7 @@ def test_an_event_that_cannot_be_read_is_exit_code_2(gate: Gate, action: str, co
         ["ask", "a@b.example", "--with", "nothing"],
         ["config", "--set", "nothing"],
         ["load", "--rate", "0"],
+        ["schema", "evnt"],
         ["fly"],
     ],
     ids=" ".join,
@@ -159,6 +160,13 @@ def test_config_shows_where_values_come_from_and_masks_secrets(gate: Gate) -> No
     assert {"value": "**********", "source": "environment"} == shown["sasl_password"]
     assert {"value": "strict", "source": "default"} == shown["mode"]
     assert "hush" not in gate("config", GATE_SASL_PASSWORD="hush").stdout
+
+
+def test_schema_event_needs_neither_settings_nor_a_chain(gate: Gate) -> None:
+    (gate.cwd / "gate.toml").write_text("nonsense")
+
+    assert "event.request.geoip.country_code " in gate("schema", "event").stdout
+    assert ["connection", "request", "user"] == gate.json("schema", "event")["required"]
 
 
 def test_the_chain_runs_without_kafka(gate: Gate, action: str) -> None:
