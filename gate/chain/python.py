@@ -23,6 +23,7 @@ from gate.chain.capture import ACTION_MODULES, loading
 from gate.chain.effects import current
 from gate.chain.watchdog import ACTION_NAME
 from gate.model.event import Event
+from gate.model.messages import MessagesError
 
 ENTRY_POINT: Final = "on_execute_pre_user_registration"
 SIGNATURE: Final = f"async def {ENTRY_POINT}(event: Event, api: Api) -> None"
@@ -182,7 +183,7 @@ def _detail(error: BaseException) -> str:
     if isinstance(error, ImportError):
         return f": {error}; install it beside the gate (shared code belongs in an installed package)"
 
-    return f": {error}" if isinstance(error, (NameError, AttributeError)) else ""
+    return f": {error}" if isinstance(error, (NameError, AttributeError, MessagesError)) else ""
 
 
 def _nearly(module: ModuleType) -> str:

@@ -30,10 +30,12 @@ def dev(
     Without --chain and an actions/chain.toml it runs the sample actions that come with the gate.
     """
     from gate import log
+    from gate.chain.texts import load_texts
     from gate.cli.running import run, until_signal
     from gate.tools.dev import refuse_second
 
     settings = flags.settings()
+    load_texts(settings.messages)  # before anything is started
     refuse_second()
     log.configure(settings.log_level, settings.log_format)
     run(until_signal(_dev(settings, data_dir)))

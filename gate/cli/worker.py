@@ -38,7 +38,8 @@ def load_chain_of(settings: Settings) -> Chain:
 
 
 def load_with_chain(flags: Flags) -> tuple[Settings, Chain]:
-    """Return settings and chain; raise one ConfigError with what is wrong in both."""
+    """Return settings and chain; raise one ConfigError with what is wrong in both, and in the file of texts."""
+    from gate.chain.texts import load_texts
     from gate.config import SettingsError
     from gate.errors import ChainError, ConfigError
 
@@ -47,6 +48,11 @@ def load_with_chain(flags: Flags) -> tuple[Settings, Chain]:
         settings = flags.settings()
     except SettingsError as error:
         settings = error.usable
+        problems += error.problems
+
+    try:
+        load_texts(settings.messages)
+    except ConfigError as error:
         problems += error.problems
 
     try:

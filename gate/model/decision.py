@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -127,6 +127,17 @@ def fixed_denial(cause: Cause, *, action: str | None = None) -> Denial:
     """Return the denial of a cause that no action words."""
     reason, user_message = FIXED_TEXTS[cause]
     return Denial(cause=cause, reason=reason, user_message=user_message, action=action)
+
+
+Texts = Mapping[Cause, str]
+"""User messages of fixed denials in one language."""
+
+
+def localised(denial: Denial, texts: Texts | None) -> Denial:
+    """Return a denial with the user message that `texts` has for its cause; the reason is the same in every language."""
+    if texts is None or denial.cause not in texts:
+        return denial
+    return replace(denial, user_message=texts[denial.cause])
 
 
 @dataclass(slots=True, kw_only=True)

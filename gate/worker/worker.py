@@ -15,6 +15,7 @@ import orjson
 from gate import log as logs
 from gate.chain.resources import Resources
 from gate.chain.runner import Chain
+from gate.chain.texts import load_texts
 from gate.config import Settings
 from gate.errors import ConfigError, KafkaUnavailable
 from gate.kafka.connection import client_options
@@ -60,7 +61,8 @@ class Worker:
         self._clock = BrokerClock()
         self._recorder = Recorder(metrics, self._clock)
         worker_id = settings.worker_id or f"{socket.gethostname()}-{os.getpid()}"
-        self._decider = Decider(settings, chain=chain, worker_id=worker_id, clock=self._clock)
+        texts = load_texts(settings.messages)
+        self._decider = Decider(settings, chain=chain, worker_id=worker_id, clock=self._clock, texts=texts)
         self._resources = Resources(
             connections=settings.max_in_flight,
             sync_threads=settings.sync_threads,
