@@ -2,9 +2,18 @@
 
 import logging
 
-from gate import Api, Event
+from gate import Api, Event, Messages
 
 logger = logging.getLogger(__name__)
+
+MESSAGES = Messages(
+    {
+        "en": "Your browser could not be trusted. Please try another one.",
+        "de": "Diesem Browser können wir nicht vertrauen. Bitte versuche es mit einem anderen.",
+        "es": "No podemos confiar en tu navegador. Prueba con otro, por favor.",
+    },
+    default="en",
+)
 
 
 async def on_execute_pre_user_registration(event: Event, api: Api) -> None:
@@ -16,4 +25,4 @@ async def on_execute_pre_user_registration(event: Event, api: Api) -> None:
 
     if fingerprints.ja3 in event.config["ja3"] or fingerprints.ja4 in event.config["ja4"]:
         logger.info("on the list: ja3=%s ja4=%s", fingerprints.ja3, fingerprints.ja4)
-        api.access.deny("suspicious_tls_fingerprint", "Your browser could not be trusted. Please try another one.")
+        api.access.deny("suspicious_tls_fingerprint", MESSAGES.for_event(event))

@@ -1,6 +1,6 @@
 """Deny sign-ups from some continents, in the person's language."""
 
-from gate import Api, Event
+from gate import Api, Event, Messages
 
 CONTINENTS = {
     "AF": "africa",
@@ -12,10 +12,14 @@ CONTINENTS = {
     "SA": "south_america",
 }
 
-MESSAGES = {
-    "en": "You cannot register from where you are.",
-    "es": "No puedes registrarte desde donde estás.",
-}
+MESSAGES = Messages(
+    {
+        "en": "You cannot register from where you are.",
+        "es": "No puedes registrarte desde donde estás.",
+        "pt": "O registo não está disponível no lugar onde está.",
+    },
+    default="en",
+)
 
 
 async def on_execute_pre_user_registration(event: Event, api: Api) -> None:
@@ -23,5 +27,4 @@ async def on_execute_pre_user_registration(event: Event, api: Api) -> None:
     continent = event.request.geoip.continent_code
 
     if continent is not None and continent in event.config["continents"]:
-        language = (event.request.language or "en").partition("-")[0]
-        api.access.deny(f"no_signups_from_{CONTINENTS.get(continent, continent)}", MESSAGES.get(language, MESSAGES["en"]))
+        api.access.deny(f"no_signups_from_{CONTINENTS.get(continent, continent)}", MESSAGES.for_event(event))

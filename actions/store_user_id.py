@@ -4,10 +4,19 @@ import logging
 
 import httpx
 
-from gate import Api, Event
+from gate import Api, Event, Messages
 
 logger = logging.getLogger(__name__)
 TIMEOUT_S = 2
+
+MESSAGES = Messages(
+    {
+        "en": "We could not look up your account. Please try again in a minute.",
+        "de": "Wir konnten dein Konto nicht abrufen. Bitte versuche es in einer Minute noch einmal.",
+        "es": "No hemos podido consultar tu cuenta. Vuelve a intentarlo en un minuto.",
+    },
+    default="en",
+)
 
 
 async def on_execute_pre_user_registration(event: Event, api: Api) -> None:
@@ -23,4 +32,4 @@ async def on_execute_pre_user_registration(event: Event, api: Api) -> None:
         api.user.set_app_metadata("remote_user_id", remote_user["id"])
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         logger.warning("no id from the user service: %s", type(error).__name__)
-        api.validation.error("user_service_failed", "We could not look up your account. Please try again in a minute.")
+        api.validation.error("user_service_failed", MESSAGES.for_event(event))

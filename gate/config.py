@@ -102,6 +102,13 @@ class Settings(BaseModel):
     # Deciding
     chain: Path | None = Field(None, description="manifest, folder or single action file; unset: actions/chain.toml")
     secrets_dir: Path | None = Field(None, description="folder with one file per secret, named as its environment variable")
+    watch_chain: bool = Field(
+        False, description="whether to load the chain anew when a file of it changes; SIGHUP does so at any time"
+    )
+    set_user_id: bool = Field(False, description="whether actions may choose the user's id with api.user.set_user_id")
+    messages: Path | None = Field(
+        None, description="TOML file with the texts for persons, by language and cause; unset: the built-in English ones"
+    )
     sync_threads: int = Field(64, ge=1, description="threads for plain `def` actions")
     mode: Literal["strict", "at_least_once"] = Field(
         "strict", description="`at_least_once` replies without waiting for the ledger and gives up promises 1 and 3"

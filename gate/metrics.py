@@ -270,7 +270,11 @@ class Metrics(_Declarations):
     action_outbound_seconds = _histogram("Calls through api.http; result is a status class, timeout or error", "action", "result")
     late_api_calls_total = _counter("Calls on an api after its action had returned; they are ignored")
     event_loop_lag_seconds = _histogram("How late the event loop ran a timer")
-    event_loop_blocked_total = _counter("Times that an action blocked the event loop, by action", "action")
+    event_loop_blocked_total = _counter(
+        "Times that the event loop was blocked for 250 ms or more; action is empty where no action did it", "action"
+    )
+    action_retries_total = _counter("Tries of an action after the first one", "action")
+    chain_reloads_total = _counter("Chains loaded while the worker ran; result is changed, unchanged or refused", "result")
 
     # Work in hand
     in_flight = _gauge("Attempts between being taken and their reply's acknowledgement")
@@ -304,8 +308,10 @@ class Metrics(_Declarations):
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
 
-    def set_build_info(self, chain: str) -> None:
-        """Say which version and which chain (its hash) these are the metrics of."""
+    def set_build_info(self, chain: str, *, before: str | None = None) -> None:
+        """Say which version and which chain (its hash) these are the metrics of; `before` was the chain until now."""
+        if before is not None:
+            self.build_info.remove(version("registration-gate"), before)
         self.build_info.labels(version("registration-gate"), chain).set(1)
 
     def render(self) -> bytes:

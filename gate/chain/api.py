@@ -7,22 +7,24 @@ it and follows its `on_error`. Calls after the action has returned are ignored a
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+import re
 from typing import TYPE_CHECKING, Any, Final
 
-from gate.model.readonly import MAX_DEPTH
+from gate.chain import metadata
+from gate.chain.arguments import milliseconds, text
+from gate.chain.cache import Cache, CacheError, CacheRecord, CacheResult, refused
 
 if TYPE_CHECKING:
     import httpx
 
     from gate.chain.effects import Effects
-    from gate.chain.http import HttpPool
+    from gate.chain.resources import Resources
 
 MAX_VALIDATION_CHARACTERS: Final = 100
 """Of code and message each, in code points (AUTH0.md 1.2; DESIGN.md section 3, 11)."""
 
-_PLAIN_TYPES = frozenset({str, int, bool, float, type(None)})
+USER_ID: Final = re.compile(r"[a-zA-Z0-9@._+-]{1,255}")
+"""What Auth0's own implementation takes (AUTH0.md 1.2)."""
 
 
 class Access:
@@ -45,10 +47,10 @@ class Access:
             effects.late("access.deny")
             return self._api
 
-        reason = _text("access.deny", "reason", reason)
+        reason = text("access.deny", "reason", reason)
 
         if user_message is not None:
-            user_message = effects.action.redact(_text("access.deny", "user_message", user_message))
+            user_message = effects.action.redact(text("access.deny", "user_message", user_message))
 
         effects.untouched = False
 
@@ -86,7 +88,7 @@ class Validation:
         }
 
         if field is not None:
-            error["field"] = redact(_text("validation.error", "field", field))
+            error["field"] = redact(text("validation.error", "field", field))
 
         effects.untouched = False
 
@@ -98,7 +100,7 @@ class Validation:
 
 
 class UserChanges:
-    """Metadata of the user who is created if nobody denies."""
+    """What becomes of the user who is created if nobody denies."""
 
     __slots__ = ("_api", "_effects")
 
@@ -110,45 +112,97 @@ class UserChanges:
         """Set a key of the metadata that the user may change; None removes it.
 
         `value` is any JSON value, taken as it is now. The last write to a key wins, across all actions; nested objects are
-        replaced whole.
+        replaced whole. All that the actions of one chain set may have 32,768 bytes as JSON.
         """
-        effects = self._effects
-
-        if effects.closed:
-            effects.late("user.set_user_metadata")
-            return self._api
-
-        key, value = _metadata("user.set_user_metadata", key, value)
-
-        effects.untouched = False
-
-        if effects.user_metadata is None:
-            effects.user_metadata = {}
-
-        effects.user_metadata[key] = value
-        return self._api
+        return self._set("user_metadata", key, value)
 
     def set_app_metadata(self, key: str, value: Any) -> Api:
-        """Set a key of the metadata that the user may not change, as `set_user_metadata` does."""
+        """Set a key of the metadata that the user may not change, as `set_user_metadata` does.
+
+        Keys that mean something else in a user profile are reserved.
+        """
+        return self._set("app_metadata", key, value)
+
+    def set_user_id(self, user_id: str) -> Api:
+        """Choose the id of the user: 1 to 255 ASCII letters, digits and `@._+-`. Works where GATE_SET_USER_ID allows it."""
         effects = self._effects
 
         if effects.closed:
-            effects.late("user.set_app_metadata")
+            effects.late("user.set_user_id")
             return self._api
 
-        key, value = _metadata("user.set_app_metadata", key, value)
+        if effects.resources is None or not effects.resources.set_user_id:
+            raise RuntimeError("api.user.set_user_id is off; GATE_SET_USER_ID=true turns it on")
+
+        user_id = text("user.set_user_id", "user_id", user_id)
+
+        if not USER_ID.fullmatch(user_id):
+            raise ValueError("api.user.set_user_id: user_id must be 1 to 255 ASCII letters, digits, '@', '.', '_', '+' or '-'")
+
+        if effects.action.redact(user_id) != user_id:
+            raise ValueError("api.user.set_user_id: user_id holds a secret of the action")
 
         effects.untouched = False
-
-        if effects.app_metadata is None:
-            effects.app_metadata = {}
-
-        effects.app_metadata[key] = value
+        effects.user_id = user_id
         return self._api
+
+    def _set(self, scope: str, key: str, value: Any) -> Api:
+        effects = self._effects
+
+        if effects.closed:
+            effects.late(f"user.set_{scope}")
+        else:
+            metadata.take(effects, scope, key, value)
+
+        return self._api
+
+
+class CacheAccess:
+    """What the actions of the worker have cached: best effort, for all attempts."""
+
+    __slots__ = ("_cache", "_effects")
+
+    def __init__(self, effects: Effects, cache: Cache) -> None:
+        self._effects = effects
+        self._cache = cache
+
+    def get(self, key: str) -> CacheRecord | None:
+        """Return the record of a key (`value`, `expires_at` in ms since the epoch); None if it is missing or expired."""
+        if self._closed("get"):
+            return None
+
+        return self._cache.get(text("cache.get", "key", key))
+
+    def set(self, key: str, value: str, *, ttl: float | None = None, expires_at: float | None = None) -> CacheResult:
+        """Cache a text until the earlier of `ttl` (ms from now) and `expires_at` (ms since the epoch), else for 15 minutes.
+
+        Returns a result whose `type` is "success", with the `record`, or "error", with the `code`. Limits: key 64 bytes, value
+        4,096 bytes, 20 entries, 8,192 bytes in all, a day.
+        """
+        if self._closed("set"):
+            return refused(CacheError.NOT_SET)
+
+        key, value = text("cache.set", "key", key), text("cache.set", "value", value)
+        return self._cache.set(
+            key, value, ttl=milliseconds("cache.set", "ttl", ttl), expires_at=milliseconds("cache.set", "expires_at", expires_at)
+        )
+
+    def delete(self, key: str) -> CacheResult:
+        """Remove a key; an error with the code `CacheKeyDoesNotExist` if it is not there."""
+        if self._closed("delete"):
+            return refused(CacheError.NOT_DELETED)
+
+        return self._cache.delete(text("cache.delete", "key", key))
+
+    def _closed(self, call: str) -> bool:
+        if self._effects.closed:
+            self._effects.late(f"cache.{call}")
+
+        return self._effects.closed
 
 
 class Api:
-    """What an action commands: `access`, `validation`, `user`, and the way out, `http`."""
+    """What an action commands: `access`, `validation`, `user`, `cache`, and the way out, `http`."""
 
     __slots__ = ("_effects",)
 
@@ -172,8 +226,13 @@ class Api:
 
     @property
     def user(self) -> UserChanges:
-        """Metadata of the user who is created if nobody denies."""
+        """What becomes of the user who is created if nobody denies."""
         return UserChanges(self, self._effects)
+
+    @property
+    def cache(self) -> CacheAccess:
+        """What the actions of the worker have cached."""
+        return CacheAccess(self._effects, self._resources("cache").cache)
 
     @property
     def http(self) -> httpx.AsyncClient:
@@ -182,98 +241,26 @@ class Api:
         No cookies, no redirects, nothing from the environment. Every call ends within what is left of the action's time
         limit (`timeout` shortens that, for the call as a whole) or raises `httpx.TimeoutException`.
         """
-        return self._pool.client
+        return self._resources("http").http.client
 
     @property
     def http_sync(self) -> httpx.Client:
         """The twin of `http` for plain `def` actions."""
-        return self._pool.sync_client
+        return self._resources("http_sync").http.sync_client
 
-    @property
-    def _pool(self) -> HttpPool:
+    def _resources(self, part: str) -> Resources:
         resources = self._effects.resources
 
         if resources is None:
-            raise RuntimeError("api.http works while the chain is started: `async with chain`")
+            raise RuntimeError(f"api.{part} works while the chain is started: `async with chain`")
 
-        return resources.http
-
-
-def _text(call: str, name: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"api.{call}: {name} must be a string, not {type(value).__name__}")
-
-    if not value.isascii():
-        _check_utf8(f"api.{call}: {name}", value)
-
-    return str(value) if type(value) is not str else value
+        return resources
 
 
 def _short_text(name: str, value: object) -> str:
-    text = _text("validation.error", name, value)
+    short = text("validation.error", name, value)
 
-    if len(text) > MAX_VALIDATION_CHARACTERS:
-        raise ValueError(f"api.validation.error: {name} has {len(text)} characters, more than {MAX_VALIDATION_CHARACTERS}")
+    if len(short) > MAX_VALIDATION_CHARACTERS:
+        raise ValueError(f"api.validation.error: {name} has {len(short)} characters, more than {MAX_VALIDATION_CHARACTERS}")
 
-    return text
-
-
-def _metadata(call: str, key: object, value: object) -> tuple[str, Any]:
-    text = _text(call, "key", key)
-
-    if not text:
-        raise ValueError(f"api.{call}: key is empty")
-
-    if type(value) is str and value.isascii():
-        return text, value
-
-    return text, _json(value, f"api.{call}: value of {text!r}", MAX_DEPTH)
-
-
-def _json(value: Any, where: str, depth: int) -> Any:
-    """Return a plain copy of a JSON value; raises where it is none, so that a decision can always be written down."""
-    kind = type(value)
-
-    if kind in _PLAIN_TYPES:
-        if kind is str:
-            if not value.isascii():
-                _check_utf8(where, value)
-        elif kind is float:
-            if not math.isfinite(value):
-                raise ValueError(f"{where} is {value}, which JSON cannot hold")
-        elif kind is int and not -(2**63) <= value < 2**64:
-            raise ValueError(f"{where} is an integer of more than 64 bits")
-
-        return value
-
-    if not depth:
-        raise ValueError(f"{where} is nested more than {MAX_DEPTH} levels deep")
-
-    if isinstance(value, Mapping):
-        return {_json_key(key, where): _json(item, where, depth - 1) for key, item in value.items()}
-
-    if isinstance(value, (list, tuple)):
-        return [_json(item, where, depth - 1) for item in value]
-
-    for plain in (str, int, float):  # enum members and the like: what they are in JSON
-        if isinstance(value, plain):
-            return _json(plain(value), where, depth)
-
-    raise TypeError(f"{where} holds {kind.__name__}, which is not a JSON value")
-
-
-def _json_key(key: object, where: str) -> str:
-    if not isinstance(key, str):
-        raise TypeError(f"{where} has a key that is not a string but {type(key).__name__}")
-
-    if not key.isascii():
-        _check_utf8(where, key)
-
-    return str(key)
-
-
-def _check_utf8(what: str, value: str) -> None:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{what} holds half of a surrogate pair, which UTF-8 cannot hold") from None
+    return short

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Final, TextIO, cast
 
 from gate.chain.effects import current
@@ -16,8 +20,14 @@ ACTION_MODULES: Final = "gate_actions"
 """Parent of the modules that action files become, so of their `logging.getLogger(__name__)`, too."""
 
 
+_loading: ContextVar[bool] = ContextVar("whether an action's file is being loaded in this context", default=False)
+
+
 class _Output:
-    """`sys.stdout` for everybody: an action's output goes to its trace, everything else where it went before."""
+    """`sys.stdout` for everybody: an action's output goes to its trace, everything else where it went before.
+
+    What a file prints while it is loaded goes to stderr: stdout is for what commands print.
+    """
 
     def __init__(self, original: TextIO) -> None:
         self.original = original
@@ -26,7 +36,7 @@ class _Output:
         effects = current.get()
 
         if effects is None:
-            return self.original.write(text)
+            return (sys.stderr if _loading.get() else self.original).write(text)
 
         effects.write(text)
         return len(text)
@@ -45,7 +55,7 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         effects = current.get()
 
-        if effects is None:
+        if effects is None and not _loading.get():
             return
 
         try:
@@ -57,39 +67,57 @@ class _Handler(logging.Handler):
             line += f" ({record.exc_info[0].__name__})"
 
         for part in line.splitlines():
-            effects.log(part)
+            if effects is None:
+                sys.stderr.write(part + "\n")
+            else:
+                effects.log(part)
 
 
 _handler: Final = _Handler()
+_lock: Final = threading.Lock()  # a chain is loaded in a thread while another one runs
 _users = 0
 
 
 def install() -> None:
-    """Start capturing. Caller: a chain that starts; each call is undone by one of `remove()`."""
+    """Start capturing. Caller: whoever runs or loads actions; each call is undone by one of `remove()`."""
     global _users  # noqa: PLW0603 - stdout and logging are the process's, so is their state
-    _users += 1
+    with _lock:
+        _users += 1
 
-    if _users > 1:
-        return
+        if _users > 1:
+            return
 
-    sys.stdout = cast("TextIO", _Output(sys.stdout))
-    logging.getLogger().addHandler(_handler)
-    actions = logging.getLogger(ACTION_MODULES)
-    actions.addHandler(_handler)
-    actions.setLevel(logging.DEBUG)
-    actions.propagate = False  # what an action logs may be personal data: to the trace, not to the worker's log
+        sys.stdout = cast("TextIO", _Output(sys.stdout))
+        logging.getLogger().addHandler(_handler)
+        actions = logging.getLogger(ACTION_MODULES)
+        actions.addHandler(_handler)
+        actions.setLevel(logging.DEBUG)
+        actions.propagate = False  # what an action logs may be personal data: to the trace, not to the worker's log
 
 
 def remove() -> None:
-    """Stop capturing when the last chain has ended."""
+    """Stop capturing when the last one who needs it is through."""
     global _users  # noqa: PLW0603 - see install()
-    _users -= 1
+    with _lock:
+        _users -= 1
 
-    if _users:
-        return
+        if _users:
+            return
 
-    if isinstance(sys.stdout, _Output):
-        sys.stdout = sys.stdout.original
+        if isinstance(sys.stdout, _Output):
+            sys.stdout = sys.stdout.original
 
-    logging.getLogger().removeHandler(_handler)
-    logging.getLogger(ACTION_MODULES).removeHandler(_handler)
+        logging.getLogger().removeHandler(_handler)
+        logging.getLogger(ACTION_MODULES).removeHandler(_handler)
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Send what is printed and logged in this context to stderr: an action's file is being loaded."""
+    install()
+    token = _loading.set(True)
+    try:
+        yield
+    finally:
+        _loading.reset(token)
+        remove()

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from gate.model.decision import OutboundCall, Outcome
 
 if TYPE_CHECKING:
     from gate.chain.action import Action
-    from gate.chain.http import HttpPool
-    from gate.chain.threads import DaemonThreads
+    from gate.chain.resources import Resources
 
 MAX_LOG_CHARACTERS: Final = 4096
 """Captured per action; with 20 actions a ledger record stays below half of Kafka's 1 MB."""
 MAX_LOG_LINES: Final = 64
 
-logger = logging.getLogger(__name__)
-
 current: ContextVar[Effects | None] = ContextVar("effects of the running action", default=None)
 """The action that runs in this context; `print()`, logging and `api.http` find it here, in tasks and threads alike."""
-
-
-class Resources(NamedTuple):
-    """What the actions of a started chain share."""
-
-    http: HttpPool
-    threads: DaemonThreads
 
 
 class Effects:
@@ -41,8 +30,9 @@ class Effects:
     untouched = True  # nothing was commanded
     denial: tuple[str, str | None] | None = None  # the first: reason, user message
     errors: list[dict[str, str]] | None = None
-    user_metadata: dict[str, Any] | None = None
-    app_metadata: dict[str, Any] | None = None
+    changes: dict[str, dict[str, Any]] | None = None  # of user_metadata and app_metadata, by key
+    user_id: str | None = None
+    secret_removed = False  # from a metadata value
     log_lines: list[str] | None = None
     log_partial = ""
     log_characters = 0
@@ -56,10 +46,19 @@ class Effects:
     def __repr__(self) -> str:
         return f"<Effects of {self.action.name}: {'closed' if self.closed else 'open'}>"
 
+    def renewed(self, deadline_s: float) -> Effects:
+        """Return the record of the next try of the same action: nothing commanded yet, what was printed kept."""
+        again = Effects(self.action, self.outcome, self.resources, deadline_s)
+        again.log_lines, again.log_characters = self.log_lines, self.log_characters
+        return again
+
     def late(self, call: str) -> None:
         """Count a call on an `api` whose action has ended (DESIGN.md section 3, 6)."""
         self.outcome.late_calls += 1
-        self.action.count_late_call(call)
+        self.action.warn_late_call(call)
+
+        if self.resources is not None:
+            self.resources.late_calls += 1
 
     def outbound(self, result: str, duration_s: float) -> None:
         """Record a call made through `api.http`."""
@@ -83,9 +82,11 @@ class Effects:
 
     def log(self, line: str) -> None:
         """Take a log line of the action; secrets are blanked out, and lines past the bound dropped."""
-        if self.closed:
-            return
+        if not self.closed:
+            self.note(line)
 
+    def note(self, line: str) -> None:
+        """Add a line of the gate's own, also after the action has ended; bounded like the action's."""
         if self.log_lines is None:
             self.log_lines = []
 

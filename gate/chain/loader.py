@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -44,6 +45,23 @@ def load_chain(path: Path, *, secrets_dir: Path | None = None, environ: Mapping[
     return _build(path, content, manifest, source)
 
 
+def chain_files(path: Path, *, secrets_dir: Path | None = None) -> list[Path]:
+    """Return the files that a chain is made of as it would be loaded now, as far as they can be told."""
+    if path.is_dir():
+        path /= MANIFEST
+
+    files = [path]
+
+    if path.suffix not in LANGUAGES:
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            files += [entry.file for entry in read_manifest(path, path.read_text("utf-8")).entries]
+
+    if secrets_dir is not None and secrets_dir.is_dir():
+        files += sorted(secrets_dir.iterdir())
+
+    return files
+
+
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
@@ -71,6 +89,8 @@ def _build(path: Path, content: bytes, manifest: Manifest, source: SecretSource)
                     version="sha256:" + hashlib.sha256(file).hexdigest()[:12],
                     file=entry.file,
                     timeout_s=entry.timeout_s,
+                    retries=entry.retries,
+                    backoff_s=entry.backoff_s,
                     on_error=entry.on_error,
                     when=entry.when,
                     secrets=secrets,

@@ -14,14 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from gate.chain.action import DEFAULT_TIMEOUT_S, When
+from gate.chain.action import DEFAULT_BACKOFF_S, DEFAULT_TIMEOUT_S, When
 
 MANIFEST: Final = "chain.toml"
 MAX_ACTIONS: Final = 20
 """Per chain (AUTH0.md 1.4)."""
 
+MAX_RETRIES: Final = 10
+
 _CHAIN_KEYS = ("timeout_s", "action")
-_ACTION_KEYS = ("name", "file", "timeout_s", "on_error", "secrets", "when", "config")
+_ACTION_KEYS = ("name", "file", "timeout_s", "on_error", "retries", "backoff_s", "secrets", "when", "config")
 _WHEN_KEYS = ("strategies", "connections", "clients", "tenants", "countries")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -35,6 +37,8 @@ class Entry:
     line: int
     timeout_s: float = math.inf
     on_error: Literal["deny", "skip"] = "deny"
+    retries: int = 0
+    backoff_s: float = DEFAULT_BACKOFF_S
     secrets: tuple[str, ...] = ()
     secrets_line: int = 1
     when: When | None = None
@@ -111,7 +115,7 @@ class _Reader:
 
     def read(self, document: dict[str, Any]) -> Manifest:
         self._known_keys(None, document, _CHAIN_KEYS)
-        timeout_s = self._seconds(None, document, DEFAULT_TIMEOUT_S)
+        timeout_s = self._seconds(None, document, "timeout_s", DEFAULT_TIMEOUT_S)
         tables = document.get("action", [])
 
         if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
@@ -153,7 +157,14 @@ class _Reader:
         if on_error not in ("deny", "skip"):
             self._problem(self._lines.find(index, "on_error"), 'on_error must be "deny" or "skip"')
 
-        timeout_s = self._seconds(index, table, math.inf)
+        timeout_s = self._seconds(index, table, "timeout_s", math.inf)
+        backoff_s = self._seconds(index, table, "backoff_s", DEFAULT_BACKOFF_S)
+        retries = table.get("retries", 0)
+
+        if type(retries) is not int or not 0 <= retries <= MAX_RETRIES:
+            self._problem(self._lines.find(index, "retries"), f"retries must be a whole number from 0 to {MAX_RETRIES}")
+            retries = 0
+
         secrets = self._texts(index, table, "secrets")
         when = self._when(index, table)
         config = self._config(index, table)
@@ -167,6 +178,8 @@ class _Reader:
             line=line if file is None else self._lines.find(index, "file"),
             timeout_s=timeout_s,
             on_error="skip" if on_error == "skip" else "deny",
+            retries=retries,
+            backoff_s=backoff_s,
             secrets=secrets,
             secrets_line=self._lines.find(index, "secrets"),
             when=when,
@@ -221,18 +234,18 @@ class _Reader:
 
         return config
 
-    def _seconds(self, index: int | None, table: dict[str, Any], default: float) -> float:
-        value = table.get("timeout_s", default)
+    def _seconds(self, index: int | None, table: dict[str, Any], key: str, default: float) -> float:
+        value = table.get(key, default)
 
         if (
             isinstance(value, (int, float))
             and not isinstance(value, bool)
             and value > 0
-            and ("timeout_s" not in table or math.isfinite(value))
+            and (key not in table or math.isfinite(value))
         ):
             return float(value)
 
-        self._problem(self._lines.find(index, "timeout_s"), "timeout_s must be a number of seconds above 0")
+        self._problem(self._lines.find(index, key), f"{key} must be a number of seconds above 0")
         return default
 
     def _texts(self, index: int, table: dict[str, Any], key: str, *parents: str) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ package: the folder of the actions is not on the import path.
 
 from __future__ import annotations
 
-import contextlib
 import dis
 import hashlib
 import inspect
@@ -14,14 +13,17 @@ import re
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine
+from itertools import count
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, Final
 
 from gate.chain.api import Api
-from gate.chain.capture import ACTION_MODULES
+from gate.chain.capture import ACTION_MODULES, loading
 from gate.chain.effects import current
+from gate.chain.watchdog import ACTION_NAME
 from gate.model.event import Event
+from gate.model.messages import MessagesError
 
 ENTRY_POINT: Final = "on_execute_pre_user_registration"
 SIGNATURE: Final = f"async def {ENTRY_POINT}(event: Event, api: Api) -> None"
@@ -38,12 +40,28 @@ class ActionFileError(Exception):
         super().__init__(problem)
 
 
-class CoroutineAction:
+class _Entry:
+    """An entry point and the module that it stands in."""
+
+    def __init__(self, entry: Callable[[Event, Api], Any]) -> None:
+        self._entry = entry
+
+    def release(self) -> None:
+        """Forget the module, which is this entry point's alone."""
+        name = self._entry.__module__
+
+        if name.startswith(ACTION_MODULES):
+            sys.modules.pop(name, None)
+
+
+class CoroutineAction(_Entry):
     """An `async def` action: runs on the event loop, by hand if it never awaits."""
 
+    ends_when_cancelled = True
+
     def __init__(self, entry: Callable[[Event, Api], Coroutine[Any, Any, object]], *, waits: bool) -> None:
+        super().__init__(entry)
         self.waits = waits
-        self._entry = entry
 
     def __repr__(self) -> str:
         return f"<async def action, {'may wait' if self.waits else 'never waits'}>"
@@ -66,13 +84,11 @@ class CoroutineAction:
             _refuse_awaitable(result)
 
 
-class FunctionAction:
+class FunctionAction(_Entry):
     """A plain `def` action: may block, so it runs in a thread."""
 
     waits = True
-
-    def __init__(self, entry: Callable[[Event, Api], object]) -> None:
-        self._entry = entry
+    ends_when_cancelled = False
 
     def __repr__(self) -> str:
         return "<def action, runs in a thread>"
@@ -132,12 +148,14 @@ def _execute(path: Path, source: bytes, name: str) -> ModuleType:
     except ValueError as error:  # null bytes
         raise ActionFileError(1, f"not Python: {error}") from None
 
-    digest = hashlib.sha256(source).hexdigest()[:12]
-    module = ModuleType(f"{ACTION_MODULES}.{re.sub(r'[^0-9A-Za-z_]', '_', name)}_{digest}")
+    module = ModuleType(
+        _free_name(f"{ACTION_MODULES}.{re.sub(r'[^0-9A-Za-z_]', '_', name)}_{hashlib.sha256(source).hexdigest()[:12]}")
+    )
     module.__file__ = str(path)
+    module.__dict__[ACTION_NAME] = name
     sys.modules[module.__name__] = module  # dataclasses and pydantic look their module up there
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # stdout is for what commands print
+        with loading():
             exec(code, module.__dict__)  # noqa: S102 - running the operator's own file is the point
     except KeyboardInterrupt:
         raise
@@ -150,6 +168,11 @@ def _execute(path: Path, source: bytes, name: str) -> ModuleType:
     return module
 
 
+def _free_name(name: str) -> str:
+    """Return a module's name that no chain has: while one takes over from another, both may hold the same file."""
+    return next(free for number in count() if (free := f"{name}_{number}" if number else name) not in sys.modules)
+
+
 def _line_of(error: BaseException, path: Path) -> int:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     return (lines[-1] if lines else 1) or 1
@@ -160,7 +183,7 @@ def _detail(error: BaseException) -> str:
     if isinstance(error, ImportError):
         return f": {error}; install it beside the gate (shared code belongs in an installed package)"
 
-    return f": {error}" if isinstance(error, (NameError, AttributeError)) else ""
+    return f": {error}" if isinstance(error, (NameError, AttributeError, MessagesError)) else ""
 
 
 def _nearly(module: ModuleType) -> str:

@@ -13,7 +13,9 @@ from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar, cast
+
+T = TypeVar("T")
 
 
 class _Job:
@@ -72,7 +74,7 @@ class DaemonThreads:
         idle, waiting = len(self._idle), len(self._waiting)
         return f"<DaemonThreads {self._serving - idle} busy, {idle} idle, {waiting} waiting, {self.abandoned} abandoned>"
 
-    async def call(self, function: Callable[..., object], *arguments: object) -> object:
+    async def call(self, function: Callable[..., T], *arguments: object) -> T:
         """Run a function in a thread, in a copy of this context; a cancelled caller abandons the thread."""
         if self._closed:
             raise RuntimeError("the threads are closed")
@@ -94,7 +96,7 @@ class DaemonThreads:
         if error is not None:
             raise error
 
-        return value
+        return cast("T", value)
 
     def close(self) -> None:
         """Let idle threads end; the others are daemons and end with the process. Never joins."""

@@ -14,6 +14,7 @@ from typing import Any, Final
 import orjson
 
 from gate.chain.runner import Chain
+from gate.chain.texts import FixedTexts
 from gate.model.event import Event
 from gate.model.wire import Ask, decision_document, encode_reply, read_ask, read_document
 
@@ -34,14 +35,17 @@ class _Record:
     timestamp: int = 0
 
 
-async def run_trial(chain: Chain, document: Mapping[str, Any], *, attempt_id: str = "trial") -> dict[str, Any]:
+async def run_trial(
+    chain: Chain, document: Mapping[str, Any], *, attempt_id: str = "trial", texts: FixedTexts | None = None
+) -> dict[str, Any]:
     """Run a chain on the JSON object of an attempt; return the reply document plus `trace`, one entry for each action.
 
-    Raises InvalidEvent where a worker would deny `invalid_attempt`. Starts the chain if the caller has not.
+    `texts` are those of the setting `messages`. Raises InvalidEvent where a worker would deny `invalid_attempt`. Starts the
+    chain if the caller has not.
     """
     if not chain.started:
         async with chain:
-            return await run_trial(chain, document, attempt_id=attempt_id)
+            return await run_trial(chain, document, attempt_id=attempt_id, texts=texts)
 
     ask = _ask(document, attempt_id)
     event_document, _ = read_document(ask.record.value, max_bytes=MAX_EVENT_BYTES)
@@ -53,7 +57,12 @@ async def run_trial(chain: Chain, document: Mapping[str, Any], *, attempt_id: st
 
     decided_at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     decision = decision_document(
-        attempt_id=ask.attempt_id, outcome=outcome, warnings=ask.warnings, chain=chain.hash, decided_at=decided_at
+        attempt_id=ask.attempt_id,
+        outcome=outcome,
+        warnings=ask.warnings,
+        chain=chain.hash,
+        decided_at=decided_at,
+        texts=None if texts is None else texts.for_document(event_document),
     )
     reply: dict[str, Any] = orjson.loads(encode_reply(ask, decision, event_document["user"]).value or b"")
     reply["trace"] = [action.to_json() for action in outcome.trace]

@@ -10,6 +10,7 @@ import typer
 from gate.cli.options import Flags, takes
 
 if TYPE_CHECKING:
+    from gate.chain.runner import Chain
     from gate.config import Settings
     from gate.tools.dev import Here
 
@@ -29,16 +30,19 @@ def dev(
     Without --chain and an actions/chain.toml it runs the sample actions that come with the gate.
     """
     from gate import log
+    from gate.chain.texts import load_texts
     from gate.cli.running import run, until_signal
     from gate.tools.dev import refuse_second
 
     settings = flags.settings()
+    load_texts(settings.messages)  # before anything is started
     refuse_second()
     log.configure(settings.log_level, settings.log_format)
     run(until_signal(_dev(settings, data_dir)))
 
 
 async def _dev(settings: Settings, data_dir: Path | None) -> None:
+    from gate.chain.loader import chain_files
     from gate.cli.output import say
     from gate.tools.dev import PREFERRED_PORT, everything_here, load_chain_here, sample_chain_or
     from gate.tools.user_service import UserService
@@ -46,12 +50,23 @@ async def _dev(settings: Settings, data_dir: Path | None) -> None:
     path, samples = sample_chain_or(settings)
     service = UserService()
     try:
-        chain = load_chain_here(path, service, secrets_dir=settings.secrets_dir)
+
+        def load() -> Chain:
+            return load_chain_here(path, service, secrets_dir=settings.secrets_dir)
+
+        chain = load()
         say("starting Kafka")
         async with (
             service,
             everything_here(
-                settings, chain, data_dir=data_dir, prefer_port=PREFERRED_PORT, write_dev_file=True, progress=say
+                settings,
+                chain,
+                load=load,
+                chain_files=lambda: chain_files(path, secrets_dir=settings.secrets_dir),
+                data_dir=data_dir,
+                prefer_port=PREFERRED_PORT,
+                write_dev_file=True,
+                progress=say,
             ) as here,
         ):
             say(_how_to_try(here, path, samples))
@@ -63,7 +78,7 @@ async def _dev(settings: Settings, data_dir: Path | None) -> None:
 def _how_to_try(here: Here, chain: Path, samples: bool) -> str:
     return f"""
 Kafka     {here.bootstrap}
-chain     {chain}{" (the samples; copy that folder to actions/ to change them)" if samples else ""}
+chain     {chain}{" (the samples; copy that folder to actions/ to change them)" if samples else ", loaded anew when it changes"}
 metrics   {here.http_url}/metrics
 
 Try, in another terminal in this folder:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from gate.cli import ask, check, config, demo, dev, load, topics, trial, worker
+from gate.cli import ask, check, config, demo, dev, load, schema, topics, trial, worker
 from gate.cli.output import fail
 from gate.errors import GateError
 
@@ -52,6 +52,7 @@ app.command("test", rich_help_panel=CHECKING)(trial.trial)
 app.command(rich_help_panel=CHECKING)(check.check)
 app.command(rich_help_panel=CHECKING)(config.config)
 app.add_typer(topics.app, name="topics", rich_help_panel=CHECKING)
+app.add_typer(schema.app, name="schema", rich_help_panel=CHECKING)
 
 
 def main() -> None:

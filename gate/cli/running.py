@@ -60,6 +60,21 @@ def stop_on_signals(on_stop: Callable[[], None] = lambda: None) -> Iterator[asyn
             loop.remove_signal_handler(number)
 
 
+@contextmanager
+def on_hangup(call: Callable[[], None]) -> Iterator[None]:
+    """Call it on every SIGHUP, the signal by which daemons are told to read their configuration again."""
+    if sys.platform == "win32":
+        yield
+        return
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, call)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+
+
 async def until_signal(work: Coroutine[Any, Any, T]) -> T | None:
     """Run until the end or a signal; a signal cancels it, waits for its clean-up and returns None."""
     with stop_on_signals(lambda: say("stopping (once more to exit at once)")) as stop:

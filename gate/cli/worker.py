@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from gate.cli.options import WORKER, Flags, takes
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from gate.chain.runner import Chain
     from gate.config import Settings
     from gate.worker.worker import Worker
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 def worker(flags: Flags) -> None:
     """Take attempts, run the chain on each, and answer.
 
-    SIGTERM or Ctrl-C finishes what is in flight and leaves; a second one exits at once.
+    SIGTERM or Ctrl-C finishes what is in flight and leaves; a second one exits at once. SIGHUP loads the chain anew.
     """
     from gate import log
     from gate.cli.running import run
@@ -27,10 +29,18 @@ def worker(flags: Flags) -> None:
     run(_serve(settings, chain))
 
 
-def load_with_chain(flags: Flags) -> tuple[Settings, Chain]:
-    """Return settings and chain; raise one ConfigError with what is wrong in both."""
+def load_chain_of(settings: Settings) -> Chain:
+    """Load the chain that the settings name; raise ChainError."""
     from gate.chain.loader import load_chain
-    from gate.config import DEFAULT_CHAIN, SettingsError, action_secrets
+    from gate.config import DEFAULT_CHAIN, action_secrets
+
+    return load_chain(settings.chain or DEFAULT_CHAIN, secrets_dir=settings.secrets_dir, environ=action_secrets())
+
+
+def load_with_chain(flags: Flags) -> tuple[Settings, Chain]:
+    """Return settings and chain; raise one ConfigError with what is wrong in both, and in the file of texts."""
+    from gate.chain.texts import load_texts
+    from gate.config import SettingsError
     from gate.errors import ChainError, ConfigError
 
     problems: list[str] = []
@@ -41,7 +51,12 @@ def load_with_chain(flags: Flags) -> tuple[Settings, Chain]:
         problems += error.problems
 
     try:
-        chain = load_chain(settings.chain or DEFAULT_CHAIN, secrets_dir=settings.secrets_dir, environ=action_secrets())
+        load_texts(settings.messages)
+    except ConfigError as error:
+        problems += error.problems
+
+    try:
+        chain = load_chain_of(settings)
     except ChainError as error:
         raise ConfigError([*problems, *error.problems]) from None
 
@@ -62,10 +77,13 @@ class _Starting:
 
 async def _serve(settings: Settings, chain: Chain) -> None:
     from gate import log
-    from gate.cli.running import or_stopped, stop_on_signals
+    from gate.chain.loader import chain_files
+    from gate.cli.running import on_hangup, or_stopped, stop_on_signals
+    from gate.config import DEFAULT_CHAIN
     from gate.kafka.connection import resolve_bootstrap, wait_for_kafka
     from gate.metrics import Metrics
     from gate.worker.health import HttpPort
+    from gate.worker.reload import ChainReloader
     from gate.worker.worker import Worker
 
     logger = log.get(__name__)
@@ -75,7 +93,12 @@ async def _serve(settings: Settings, chain: Chain) -> None:
     serving: Worker | None = None
     starting = _Starting((f"waiting for Kafka at {bootstrap}",))
 
-    with stop_on_signals() as stop:
+    def files() -> list[Path]:
+        return chain_files(settings.chain or DEFAULT_CHAIN, secrets_dir=settings.secrets_dir)
+
+    reloader = ChainReloader(lambda: load_chain_of(settings), metrics, files=files if settings.watch_chain else None)
+
+    with stop_on_signals() as stop, on_hangup(reloader.request):
         async with HttpPort(
             settings.http_host, settings.http_port, metrics, lambda: serving.status() if serving else starting
         ) as port:
@@ -91,5 +114,6 @@ async def _serve(settings: Settings, chain: Chain) -> None:
             if not await or_stopped(wait_for_kafka(settings, bootstrap), stop):
                 return
             serving = Worker(settings, bootstrap, chain, metrics)
-            await serving.run(stop)
+            async with reloader.serving(serving):
+                await serving.run(stop)
     logger.info("worker_stopped")

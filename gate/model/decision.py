@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -72,6 +72,7 @@ class ActionTrace:
     duration_ms: float = 0.0
     error: str | None = None  # class name of what it raised
     logs: Sequence[str] = ()  # captured lines, bounded
+    tries: int = 1  # how often it ran, with `retries`
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry of the ledger's `trace` list."""
@@ -81,6 +82,8 @@ class ActionTrace:
             "outcome": self.outcome.value,
             "duration_ms": round(self.duration_ms, 3),
         }
+        if self.tries > 1:
+            document["tries"] = self.tries
         if self.error is not None:
             document["error"] = self.error
         if self.logs:
@@ -126,6 +129,17 @@ def fixed_denial(cause: Cause, *, action: str | None = None) -> Denial:
     return Denial(cause=cause, reason=reason, user_message=user_message, action=action)
 
 
+Texts = Mapping[Cause, str]
+"""User messages of fixed denials in one language."""
+
+
+def localised(denial: Denial, texts: Texts | None) -> Denial:
+    """Return a denial with the user message that `texts` has for its cause; the reason is the same in every language."""
+    if texts is None or denial.cause not in texts:
+        return denial
+    return replace(denial, user_message=texts[denial.cause])
+
+
 @dataclass(slots=True, kw_only=True)
 class OutboundCall:
     """One call made through `api.http`."""
@@ -144,11 +158,14 @@ class Outcome:
     """
 
     denial: Denial | None
+    chain: str | None = None  # hash of the chain that ran; None where none did
     changes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    user_id: str | None = None  # chosen by an action, with GATE_SET_USER_ID
     warnings: list[dict[str, str]] = field(default_factory=list)
     trace: list[ActionTrace] = field(default_factory=list)
     outbound: list[OutboundCall] = field(default_factory=list)
     late_calls: int = 0  # calls on an `api` after its action had returned, ignored (DESIGN.md section 3, 6)
+    metadata_bytes: int = 0  # at least what all metadata that actions set takes as JSON, ASCII text unescaped
 
     @property
     def status(self) -> Status:
@@ -169,6 +186,7 @@ class Decision:
     user_metadata: dict[str, Any] = field(default_factory=dict)
     app_metadata: dict[str, Any] = field(default_factory=dict)
     changes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    user_id: str | None = None  # the id to create the user with, where an action chose one
     denial: Denial | None = None
     warnings: tuple[dict[str, str], ...] = ()
     chain: str | None = None
@@ -190,6 +208,7 @@ class Decision:
             user_metadata=document.get("user_metadata", {}),
             app_metadata=document.get("app_metadata", {}),
             changes=document.get("changes", {}),
+            user_id=document.get("user_id"),
             denial=None
             if denial is None
             else Denial(

@@ -37,7 +37,7 @@ def _object(value: Any) -> Mapping[str, Any]:
     raise PydanticCustomError("object_type", "must be an object")
 
 
-JsonObject = Annotated[Mapping[str, Any], PlainValidator(_object, json_schema_input_type=dict[str, Any])]
+JsonObject = Annotated[Mapping[str, Any], PlainValidator(_object, json_schema_input_type=dict[str, Any] | None)]
 """A free-form object, read-only; null and absent are empty."""
 
 _texts = core_schema.no_info_after_validator_function(
@@ -105,53 +105,76 @@ class AkamaiBot(EventPart):
     model_config = ConfigDict(alias_generator=to_camel)
 
     type: str | None = None
+    """Kind of bot, in Akamai's words."""
     action: str | None = None
+    """What Akamai did about it, such as `monitor`."""
     bot_category: Texts | None = None
+    """Categories that the bot belongs to, in Akamai's words."""
     bot_score: float | None = None
+    """Score of Bot Manager, a number without unit: the higher, the more like a bot."""
     bot_score_response_segment: str | None = None
+    """Range that the score falls in, such as `aggressive`."""
     botnet_id: str | None = None
+    """Id of the botnet."""
 
 
 class AkamaiUserRisk(EventPart):
     """Akamai's verdict on the user, where Akamai forwards it."""
 
     action: str | None = None
+    """What Akamai did about it, such as `monitor`."""
     allow: float | None = None
+    """Whether Akamai allows the user, as it numbers that."""
     email_domain: str | None = Field(None, alias="emailDomain")
+    """Domain of the user's address."""
     general: JsonObject = EMPTY
+    """Signals of a general kind, by Akamai's codes."""
     ouid: str | None = None
+    """Akamai's OUID of the user."""
     requestid: str | None = None
+    """Id of the request at Akamai."""
     risk: JsonObject = EMPTY
+    """Signals against the user, by Akamai's codes."""
     score: float | None = None
+    """Score of Account Protector, a number without unit: the higher, the riskier the user looks."""
     status: float | None = None
+    """Status of the verdict, as Akamai numbers it."""
     trust: JsonObject = EMPTY
+    """Signals for the user, by Akamai's codes."""
     username: str | None = None
+    """User name as Akamai saw it."""
     uuid: str | None = None
+    """Akamai's UUID of the user."""
 
 
 class Akamai(EventPart):
     """What Akamai forwards."""
 
     akamai_bot: AkamaiBot | None = Field(None, alias="akamaiBot")
+    """Akamai's verdict on bots."""
     akamai_user_risk: AkamaiUserRisk | None = Field(None, alias="akamaiUserRisk")
+    """Akamai's verdict on the user."""
 
 
 class Supplemental(EventPart):
     """Signals of other systems."""
 
     akamai: Akamai | None = None
+    """What Akamai forwards; absent unless it does."""
 
 
 class RiskAssessment(EventPart):
     """How risky the attempt looks."""
 
     supplemental: Supplemental | None = None
+    """Signals of other systems."""
 
 
 class Authentication(EventPart):
     """What is known from authentication so far."""
 
     risk_assessment: RiskAssessment | None = Field(None, alias="riskAssessment")
+    """How risky the attempt looks."""
 
 
 class Client(EventPart):
@@ -234,7 +257,7 @@ class Request(EventPart):
     ip: str | None = None
     """Address of the person's machine."""
     language: str | None = None
-    """Language of the person's browser, such as `es`."""
+    """Language of the person's browser, such as `es` (BCP 47), or its whole Accept-Language header."""
     method: str | None = None
     """HTTP method."""
     user_agent: str | None = None
@@ -268,7 +291,7 @@ class Transaction(EventPart):
     correlation_id: str | None = None
     """Correlation id given by the application."""
     locale: str | None = None
-    """Language of the sign-up page."""
+    """Language of the sign-up page (BCP 47)."""
     login_hint: str | None = None
     """Hint at who signs up."""
     prompt: Texts | None = None
@@ -286,7 +309,7 @@ class Transaction(EventPart):
     state: str | None = None
     """State given by the application."""
     ui_locales: Texts = NO_TEXTS
-    """Languages that the application asked for."""
+    """Languages that the application asked for (BCP 47), best first."""
 
 
 class User(EventPart):
@@ -295,38 +318,51 @@ class User(EventPart):
     app_metadata: JsonObject = EMPTY
     """What the user may not change. Changes made by other actions of the chain are not visible here."""
     email: str | None = None
-    """Address, not verified."""
+    """E-mail address, not verified."""
     family_name: str | None = None
+    """Family name."""
     given_name: str | None = None
+    """Given name."""
     name: str | None = None
+    """Full name."""
     nickname: str | None = None
+    """Nickname."""
     phone_number: str | None = None
+    """Phone number, not verified."""
     picture: str | None = None
     """Address of a picture."""
     user_metadata: JsonObject = EMPTY
     """What the user may change. Changes made by other actions of the chain are not visible here."""
     username: str | None = None
+    """User name, where the connection has them."""
 
 
 class AnonymousSession(EventPart):
     """The session that the person had before signing up."""
 
     user_id: str | None = None
+    """Id of the person before signing up."""
     session_id: str | None = None
+    """Id of the session."""
     created_at: float | str | None = None
-    """Auth0's pages disagree on seconds or ISO 8601."""
+    """When it began, a number or ISO 8601: Auth0's pages disagree."""
     expires_at: float | str | None = None
-    """Auth0's pages disagree on seconds or ISO 8601."""
+    """When it ends, a number or ISO 8601: Auth0's pages disagree."""
     metadata: JsonObject = EMPTY
+    """Metadata of the session."""
 
 
 class Experiment(EventPart):
     """The variation of an experiment that the person sees."""
 
     experiment_id: str | None = None
+    """Id of the experiment."""
     variation_id: str | None = None
+    """Id of the variation."""
     config: JsonObject = EMPTY
+    """Settings of the variation."""
     is_control: bool | None = None
+    """Whether it is the variation without a change."""
 
 
 class Event(EventPart):

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import orjson
 
 from gate.errors import InvalidEvent
-from gate.model.decision import DOCUMENT_VERSION, Cause, Outcome, Scope, Status
+from gate.model.decision import DOCUMENT_VERSION, Cause, Outcome, Scope, Status, Texts, localised
 
 Headers = list[tuple[str, bytes]]
 
@@ -224,18 +224,27 @@ def read_document(value: bytes | None, *, max_bytes: int) -> tuple[dict[str, Any
 
 
 def decision_document(
-    *, attempt_id: str, outcome: Outcome, warnings: list[dict[str, str]], chain: str, decided_at: str
+    *,
+    attempt_id: str,
+    outcome: Outcome,
+    warnings: list[dict[str, str]],
+    chain: str,
+    decided_at: str,
+    texts: Texts | None = None,
 ) -> dict[str, Any]:
     """Return the decision as it stands in the ledger and, with the merged metadata, in replies.
 
-    `warnings` are the ask's own; they come before those of the chain.
+    `warnings` are the ask's own; they come before those of the chain. `texts` are the fixed texts in the person's
+    language, where they are not the built-in ones.
     """
     denial = outcome.denial
     document: dict[str, Any] = {"version": DOCUMENT_VERSION, "attempt_id": attempt_id, "status": outcome.status.value}
     if denial is None:
         document["changes"] = outcome.changes
+        if outcome.user_id is not None:
+            document["user_id"] = outcome.user_id
     else:
-        document["denial"] = denial.to_json()
+        document["denial"] = localised(denial, texts).to_json()
     document["warnings"] = warnings + outcome.warnings
     document["chain"] = chain
     document["decided_at"] = decided_at

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from gate.kafka.topics import create_topics
 from gate.metrics import Metrics
 from gate.tools.user_service import UserService
 from gate.worker.health import HttpPort, Status
+from gate.worker.reload import ChainReloader
 from gate.worker.worker import Worker
 
 PREFERRED_PORT: Final = 9092
@@ -81,6 +82,8 @@ async def everything_here(
     settings: Settings,
     chain: Chain,
     *,
+    load: Callable[[], Chain] | None = None,
+    chain_files: Callable[[], Iterable[Path]] | None = None,
     data_dir: Path | None = None,
     prefer_port: int | None = None,
     write_dev_file: bool = False,
@@ -89,10 +92,11 @@ async def everything_here(
     """Start everything, hand it out when the worker is ready, and stop all of it in the opposite order.
 
     `progress` gets a line when a step that may take its time begins. Kafka listens on `prefer_port` if that is free,
-    else on any free one.
+    else on any free one. With `load` and `chain_files` the chain is loaded anew whenever one of its files changes.
     """
     metrics = Metrics()
     metrics.set_build_info(chain.hash)
+    reloader = None if load is None else ChainReloader(load, metrics, files=chain_files)
     worker: Worker | None = None
 
     def status() -> Status:
@@ -123,7 +127,11 @@ async def everything_here(
         stack.push_async_callback(stop_worker)
         await _until_ready(worker, serving)
 
-        # 5. tell other commands
+        # 5. a chain that can be changed
+        if reloader is not None:
+            await stack.enter_async_context(reloader.serving(worker))
+
+        # 6. tell other commands
         if write_dev_file:
             stack.callback(_write_dev_file(broker.bootstrap, port.port))
 

@@ -9,10 +9,11 @@ from typing import Any, Final
 import orjson
 
 from gate.chain.runner import Chain
+from gate.chain.texts import FixedTexts
 from gate.config import Settings
 from gate.errors import InvalidEvent
 from gate.ledger.digest import Digester
-from gate.model.decision import SCOPES, Cause, Outcome, fixed_denial
+from gate.model.decision import SCOPES, Cause, Outcome, fixed_denial, localised
 from gate.model.event import Event
 from gate.model.wire import (
     LedgerHeaders,
@@ -34,24 +35,30 @@ _RESERVE_S: Final = 0.25  # kept back of the asker's patience so that the answer
 class Decider:
     """Reads attempts, runs the chain on them, and words what comes of it. Does no I/O but what actions do."""
 
-    def __init__(self, settings: Settings, *, chain: Chain, worker_id: str, clock: BrokerClock) -> None:
+    def __init__(
+        self, settings: Settings, *, chain: Chain, worker_id: str, clock: BrokerClock, texts: FixedTexts | None = None
+    ) -> None:
         self.chain = chain
         self._settings = settings
         self._worker_id = worker_id
         self._clock = clock
         self._digester = Digester(settings.volatile_paths)
+        self._texts = texts
 
     def read(self, record: Record) -> tuple[Flight, list[str]]:
         """Read an attempt; never raises. Returned with it are the fields that only we set and that were dropped from it."""
         settings = self._settings
         ask = read_ask(record, default_timeout_ms=settings.default_timeout_ms, max_timeout_ms=settings.max_timeout_ms)
+        texts = None
         try:
             event, dropped = read_document(record.value, max_bytes=settings.max_event_bytes)
+            if self._texts is not None:
+                texts = self._texts.for_document(event)
             digest = self._digester.of_document(event)
         except InvalidEvent as fault:
             ask.warnings.append(warning("invalid_attempt", str(fault)))
-            return Flight(ask, self._digester.of_bytes(record.value), None, time.monotonic()), []
-        return Flight(ask, digest, event, time.monotonic()), dropped
+            return Flight(ask, self._digester.of_bytes(record.value), None, time.monotonic(), texts), []
+        return Flight(ask, digest, event, time.monotonic(), texts), dropped
 
     def run(self, flight: Flight) -> Outcome | Coroutine[Any, Any, Outcome]:
         """Decide an ask: at once where nothing has to be waited for, else by the coroutine that is returned."""
@@ -83,8 +90,9 @@ class Decider:
             attempt_id=flight.attempt_id,
             outcome=outcome,
             warnings=flight.ask.warnings,
-            chain=self.chain.hash,
+            chain=outcome.chain or self.chain.hash,
             decided_at=self._clock.text(now_ms),
+            texts=flight.texts,
         )
         body = orjson.dumps(document)
         value = extended(
@@ -111,5 +119,5 @@ def answer_document(flight: Flight, value: bytes) -> dict[str, Any]:
     mine = flight.append is not None and flight.append.message.value is value
     document: dict[str, Any] = flight.document if mine and flight.document is not None else orjson.loads(value)
     if flight.answer.conflict:
-        return conflict_document(document, fixed_denial(Cause.CONFLICT).to_json())
+        return conflict_document(document, localised(fixed_denial(Cause.CONFLICT), flight.texts).to_json())
     return document

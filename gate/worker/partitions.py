@@ -15,6 +15,7 @@ from typing import Any
 from gate.ledger.answer import Answer, Entry, answer
 from gate.ledger.ports import Slice
 from gate.ledger.table import NEVER, LedgerTable, Rewound
+from gate.model.decision import Texts
 from gate.model.wire import Ask, LedgerHeaders, Message
 from gate.worker.offsets import OffsetTracker
 
@@ -49,11 +50,14 @@ class Flight:
         "stage",
         "started_at",
         "task",
+        "texts",
         "timestamp_ms",
         "user",
     )
 
-    def __init__(self, ask: Ask, digest: bytes, event: dict[str, Any] | None, started_at: float) -> None:
+    def __init__(
+        self, ask: Ask, digest: bytes, event: dict[str, Any] | None, started_at: float, texts: Texts | None = None
+    ) -> None:
         self.ask = ask
         self.attempt_id = ask.attempt_id
         self.timestamp_ms = ask.record.timestamp
@@ -64,6 +68,7 @@ class Flight:
         user = None if event is None else event.get("user")
         self.user: dict[str, Any] = user if type(user) is dict else {}  # its `user`, whose metadata the reply merges
         self.started_at = started_at  # monotonic seconds
+        self.texts = texts  # fixed texts in the person's language; None: the built-in ones
         self.stage = Stage.GONE
         self.answer: Answer | None = None
         self.append: Append | None = None  # what was decided here and is being appended

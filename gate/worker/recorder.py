@@ -42,6 +42,8 @@ class Recorder:
             if child is None:
                 child = self._actions[key] = self.metrics.action_duration_seconds.labels(*key)
             child.observe(entry.duration_ms / 1000)
+            if entry.tries > 1:
+                self.metrics.action_retries_total.labels(entry.name).inc(entry.tries - 1)
         for call in outcome.outbound:
             self.metrics.action_outbound_seconds.labels(call.action, call.result).observe(call.duration_s)
 
@@ -53,6 +55,19 @@ class Recorder:
     def looped(self, late_s: float) -> None:
         """The event loop ran a timer so late."""
         self.metrics.event_loop_lag_seconds.observe(max(0.0, late_s))
+
+    def blocked(self, action: str, seconds: float) -> None:
+        """An action, or something else where its name is empty, has kept the event loop from turning."""
+        self.metrics.event_loop_blocked_total.labels(action).inc()
+        self.metrics.event_loop_lag_seconds.observe(seconds)
+
+    def chain_changed(self, before: str, now: str) -> None:
+        """Attempts are decided by another chain from now on."""
+        self.metrics.set_build_info(now, before=before)
+
+    def reloaded(self, result: str) -> None:
+        """A chain was to be loaded anew: `changed`, `unchanged` or `refused`."""
+        self.metrics.chain_reloads_total.labels(result).inc()
 
     def waited(self, seconds: float) -> None:
         """An ask was taken after waiting so long in its topic."""

@@ -13,7 +13,9 @@ from typing import Any, Final
 import orjson
 
 from gate import log as logs
+from gate.chain.resources import Resources
 from gate.chain.runner import Chain
+from gate.chain.texts import load_texts
 from gate.config import Settings
 from gate.errors import ConfigError, KafkaUnavailable
 from gate.kafka.connection import client_options
@@ -56,11 +58,18 @@ class Worker:
     def __init__(self, settings: Settings, bootstrap: str, chain: Chain, metrics: Metrics) -> None:
         self._settings = settings
         self._options = client_options(settings, bootstrap)
-        self._chain = chain
         self._clock = BrokerClock()
         self._recorder = Recorder(metrics, self._clock)
         worker_id = settings.worker_id or f"{socket.gethostname()}-{os.getpid()}"
-        self._decider = Decider(settings, chain=chain, worker_id=worker_id, clock=self._clock)
+        texts = load_texts(settings.messages)
+        self._decider = Decider(settings, chain=chain, worker_id=worker_id, clock=self._clock, texts=texts)
+        self._resources = Resources(
+            connections=settings.max_in_flight,
+            sync_threads=settings.sync_threads,
+            set_user_id=settings.set_user_id,
+            on_blocked=self._recorder.blocked,
+        )
+        self._chains = {chain}  # the one that decides, and those with attempts in flight
         self._tasks: asyncio.TaskGroup | None = None
         self._helpers: set[asyncio.Task[None]] = set()
         self._miskeyed_logged_at = 0.0
@@ -114,6 +123,10 @@ class Worker:
 
         Raises ConfigError where the topics do not fit, KafkaUnavailable where no broker answers at start.
         """
+        async with self._resources:
+            await self._serve(stop)
+
+    async def _serve(self, stop: asyncio.Event) -> None:
         try:
             # 1. what is needed to answer
             try:
@@ -122,7 +135,7 @@ class Worker:
             except LogUnavailable as error:
                 raise KafkaUnavailable(f"Kafka at {self._options['bootstrap_servers']} does not answer: {error}") from error
             self._check_topics()
-            await self._chain.start(connections=self._settings.max_in_flight, sync_threads=self._settings.sync_threads)
+            await self.chain.start(self._resources)
             # 2. take attempts until told to stop
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
@@ -140,12 +153,30 @@ class Worker:
                 log.info("stopping", in_flight=self.in_flight, grace_s=self._settings.shutdown_grace_s)
                 await intake.stop_taking()
                 await self._drain(intake)
-                for task in (*helpers, *self._helpers, *self._chains(intake)):
+                for task in (*helpers, *self._helpers, *self._running(intake)):
                     task.cancel()
                 await intake.leave()
         finally:
-            await self._chain.aclose()
+            for chain in self._chains:
+                await chain.aclose()
             await asyncio.gather(*(client.stop() for client in (self._ledger, self._replies, self._dead_letters, self._topics)))
+
+    @property
+    def chain(self) -> Chain:
+        """The chain that the next attempt is decided by."""
+        return self._decider.chain
+
+    async def change_chain(self, chain: Chain) -> None:
+        """Decide by another chain from the next attempt on; those in flight finish on the chain they started with."""
+        await chain.start(self._resources)
+        retired, self._decider.chain = self._decider.chain, chain
+        self._chains.add(chain)
+        self._recorder.chain_changed(retired.hash, chain.hash)
+        self._spawn(self._retire(retired), name=f"retire {retired!r}")
+
+    async def _retire(self, chain: Chain) -> None:
+        await chain.retire()
+        self._chains.discard(chain)
 
     async def _join(self, intake: Intake, stop: asyncio.Event) -> bool:
         """Join the group, which may take until the coordinator is there; return False if the stop came first."""
@@ -211,7 +242,7 @@ class Worker:
         if left:
             log.warning("stopped_with_attempts_in_flight", in_flight=left, note="they are delivered again to another worker")
 
-    def _chains(self, intake: Intake) -> list[asyncio.Task[None]]:
+    def _running(self, intake: Intake) -> list[asyncio.Task[None]]:
         return [
             flight.task
             for partition in intake.partitions.values()
@@ -225,7 +256,7 @@ class Worker:
             began = time.monotonic()
             await asyncio.sleep(_HOUSEKEEPING_S)
             self._recorder.looped(time.monotonic() - began - _HOUSEKEEPING_S)
-            self._recorder.late_calls(self._chain.late_calls)
+            self._recorder.late_calls(self._resources.late_calls)
             partitions = intake.partitions.values()
             for partition in partitions:
                 self._scribe.sweep(partition)

@@ -32,7 +32,7 @@ def test_no_command_shows_the_verbs(gate: Gate) -> None:
     assert 0 == done.returncode
     assert [] == [
         verb
-        for verb in ("demo", "dev", "worker", "ask", "load", "test", "check", "config", "topics")
+        for verb in ("demo", "dev", "worker", "ask", "load", "test", "check", "config", "topics", "schema")
         if f" {verb} " not in done.stdout
     ]
 
@@ -47,6 +47,40 @@ def test_all_problems_of_a_wrong_configuration_come_at_once_with_exit_code_2(gat
     assert "Traceback" not in done.stderr
     for part in ("did you mean window_ms?", "http_port (flag): 'many'", "GATE_MODE (environment): 'stric'", "broken.py"):
         assert part in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "problems"),
+    [
+        (None, ["texts.toml: the texts cannot be read: No such file or directory; name a TOML file in GATE_MESSAGES"]),
+        ("[es\n", ["texts.toml: the texts are not TOML: ", "(at line 1, column 4)"]),
+        (
+            "[es]\nexpird = 'x'\nconflict = 1\n",
+            ["texts.toml: es.expird: ", "did you mean expired?", "texts.toml: es.conflict: must be"],
+        ),
+    ],
+)
+def test_texts_that_cannot_be_used_are_reported_with_the_other_problems(
+    gate: Gate, content: str | None, problems: list[str]
+) -> None:
+    if content is not None:
+        (gate.cwd / "texts.toml").write_text(content)
+
+    (gate.cwd / "broken.py").write_text("def other(): pass\n")
+
+    done = gate("worker", "--chain", "broken.py", GATE_MESSAGES="texts.toml", GATE_MODE="stric")
+
+    assert (2, "") == (done.returncode, done.stdout)
+    assert "Traceback" not in done.stderr
+    for part in (*problems, "broken.py", "GATE_MODE (environment): 'stric'"):
+        assert part in done.stderr
+
+
+def test_gate_dev_looks_at_the_texts_before_it_starts_anything(gate: Gate) -> None:
+    done = gate("dev", GATE_MESSAGES="texts.toml")
+
+    assert (2, 1) == (done.returncode, len(done.stderr.splitlines())), done.stderr
+    assert done.stderr.startswith("gate: texts.toml: the texts cannot be read")
 
 
 @pytest.mark.parametrize(
@@ -104,6 +138,7 @@ def test_an_event_that_cannot_be_read_is_exit_code_2(gate: Gate, action: str, co
         ["ask", "a@b.example", "--with", "nothing"],
         ["config", "--set", "nothing"],
         ["load", "--rate", "0"],
+        ["schema", "evnt"],
         ["fly"],
     ],
     ids=" ".join,
@@ -125,6 +160,13 @@ def test_config_shows_where_values_come_from_and_masks_secrets(gate: Gate) -> No
     assert {"value": "**********", "source": "environment"} == shown["sasl_password"]
     assert {"value": "strict", "source": "default"} == shown["mode"]
     assert "hush" not in gate("config", GATE_SASL_PASSWORD="hush").stdout
+
+
+def test_schema_event_needs_neither_settings_nor_a_chain(gate: Gate) -> None:
+    (gate.cwd / "gate.toml").write_text("nonsense")
+
+    assert "event.request.geoip.country_code " in gate("schema", "event").stdout
+    assert ["connection", "request", "user"] == gate.json("schema", "event")["required"]
 
 
 def test_the_chain_runs_without_kafka(gate: Gate, action: str) -> None:

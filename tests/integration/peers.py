@@ -19,6 +19,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.record.util import calc_crc32c as crc32c
 
 from gate.chain.loader import load_chain
@@ -151,6 +152,16 @@ async def members(settings: Settings) -> int:
     try:
         ((group,),) = [response.groups for response in await admin.describe_consumer_groups([settings.group_id])]
         return len(group[5])  # error, group, state, protocol type, protocol, members
+    finally:
+        await admin.close()
+
+
+async def alter_topic(settings: Settings, topic: str, configs: dict[str, str]) -> None:
+    """Change settings of a topic."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.bootstrap_servers)
+    await admin.start()
+    try:
+        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs=configs)])
     finally:
         await admin.close()
 

@@ -16,7 +16,7 @@ from gate.kafka.partitioner import partition_of
 from gate.model.decision import Cause, fixed_denial
 from gate.worker.worker import Worker
 
-from .peers import Asker, body, event, header, int32, lag, read_all, serving
+from .peers import Asker, alter_topic, body, event, header, int32, lag, read_all, serving
 
 pytestmark = pytest.mark.kafka
 
@@ -226,8 +226,9 @@ async def test_decision_too_large_for_the_ledger_becomes_action_failed(asker: As
 async def test_reply_too_large_for_its_topic_is_dead_lettered_and_the_decision_stands(
     asker: Asker, topics: Settings, eventually: Any
 ) -> None:
+    await alter_topic(topics, topics.replies_topic, {"max.message.bytes": "100000"})
     async with serving(topics) as worker:
-        await asker.submit("big", event("size700000@example.com"))  # stands in the reply twice: merged, and as a change
+        await asker.submit("big", event("size700000@example.com"))
         await asker.submit("small", event())
         await eventually(lambda: asker.to("small"))
         await eventually(lambda: worker.in_flight == 0)

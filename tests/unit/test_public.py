@@ -9,7 +9,7 @@ import gate
 
 
 def test_the_package_exports_what_an_action_needs() -> None:
-    assert ["Api", "Event"] == gate.__all__
+    assert ["Api", "Event", "Messages"] == gate.__all__
 
 
 def test_importing_the_package_loads_no_kafka_no_http_no_metrics() -> None:

@@ -7,7 +7,7 @@ from gate import Api, Event
 
 
 async def on_execute_pre_user_registration(event: Event, api: Api) -> None:
-    """Deny, fail, or give large metadata; note every run where the test wants that."""
+    """Deny, fail, or deny at length; note every run where the test wants that."""
     mailbox = (event.user.email or "").partition("@")[0]
     runs = os.environ.get("TEST_RUNS")
     if runs:
@@ -18,5 +18,5 @@ async def on_execute_pre_user_registration(event: Event, api: Api) -> None:
     elif mailbox == "failing":
         raise RuntimeError("do not tell: hunter2")
     elif mailbox.startswith("size"):
-        api.user.set_app_metadata("large", "x" * int(mailbox.removeprefix("size")))
+        api.access.deny("x" * int(mailbox.removeprefix("size")))
     api.user.set_user_metadata("screen_name", mailbox)

@@ -12,8 +12,10 @@ import pytest
 
 from gate.chain.loader import load_chain
 from gate.chain.runner import Chain
+from gate.chain.texts import load_texts
 from gate.chain.trial import run_trial
 from gate.errors import ChainError
+from gate.model.decision import Cause
 
 ACTIONS = Path(__file__).parents[3] / "actions"
 SECRET = "GATE_SECRET_STORE_USER_ID_USER_SERVICE_URL"
@@ -56,6 +58,7 @@ async def test_an_ordinary_attempt_is_approved_with_a_screen_name_and_leaves_the
         ("en", "You cannot register from where you are."),
         ("es", "No puedes registrarte desde donde estás."),
         ("es-MX", "No puedes registrarte desde donde estás."),
+        ("pt-BR,pt;q=0.9,en;q=0.8", "O registo não está disponível no lugar onde está."),
         ("fr", "You cannot register from where you are."),
         (None, "You cannot register from where you are."),
     ],
@@ -89,6 +92,14 @@ async def test_a_fingerprint_on_the_list_is_denied_and_named_in_the_trace(contex
         reply["denial"]["action"],
     )
     assert reply["trace"][1]["logs"][0].startswith("INFO: on the list: ja3=")
+
+
+async def test_a_browser_that_is_not_trusted_is_told_so_in_its_language() -> None:
+    context = {"ja3": "0b5d4c1a9e3f72865d0c4b1fe2a79d38"}
+
+    reply = await run_trial(chain(), attempt(security_context=context, request={"language": "de-AT"}))
+
+    assert reply["denial"]["user_message"].startswith("Diesem Browser")
 
 
 @pytest.mark.parametrize("context", [None, {}, {"ja3": "x", "ja4": "y"}])
@@ -200,6 +211,14 @@ async def test_the_readmes_manifest_loads(tmp_path: Path) -> None:
     (tmp_path / "store_user_id.py").write_bytes((ACTIONS / "store_user_id.py").read_bytes())
 
     assert ["store-user-id"] == [action.name for action in load_chain(tmp_path, environ={SECRET: "x"}).actions]
+
+
+def test_the_readmes_texts_load(tmp_path: Path) -> None:
+    (tmp_path / "texts.toml").write_text(blocks("toml")[1])
+    texts = load_texts(tmp_path / "texts.toml")
+
+    assert texts is not None
+    assert "a tiempo" in texts.for_document({"request": {"language": "es"}})[Cause.EXPIRED]
 
 
 async def test_the_readmes_test_passes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from gate import Api, Event
 from gate.chain.action import Action
 from gate.chain.python import CoroutineAction, FunctionAction, may_suspend
+from gate.chain.resources import Resources
 from gate.chain.runner import Chain
 from gate.model.decision import Outcome
 
@@ -30,13 +32,16 @@ def action(entry: Entry, **options: Any) -> Action:
 class Runner:
     """Runs chains, and closes them in the end."""
 
-    def __init__(self) -> None:
-        self.chains: list[Chain] = []
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self.stack = stack
+        self.resources: Resources | None = None  # of the chain made last
 
     async def chain(self, *actions: Action | Entry, sync_threads: int = 4, **options: Any) -> Chain:
         chain = Chain([each if isinstance(each, Action) else action(each) for each in actions], **options)
-        await chain.start(connections=10, sync_threads=sync_threads)
-        self.chains.append(chain)
+        resources = await self.stack.enter_async_context(Resources(connections=10, sync_threads=sync_threads, set_user_id=True))
+        await chain.start(resources)
+        self.stack.push_async_callback(chain.aclose)
+        self.resources = resources
         return chain
 
     async def __call__(
@@ -52,11 +57,8 @@ class Runner:
 
 @pytest.fixture
 async def run() -> AsyncIterator[Runner]:
-    runner = Runner()
-    yield runner
-
-    for chain in runner.chains:
-        await chain.aclose()
+    async with AsyncExitStack() as stack:
+        yield Runner(stack)
 
 
 @pytest.fixture

@@ -128,7 +128,7 @@ def test_a_value_is_taken_as_it_is_at_the_call() -> None:
     api.user.set_user_metadata("k", value)
     value["list"].append(2)
 
-    assert {"k": {"list": [1]}} == effects.user_metadata
+    assert {"k": {"list": [1]}} == effects.changes["user_metadata"]
 
 
 def test_tuples_enum_members_and_parts_of_the_event_become_plain_json() -> None:
@@ -138,8 +138,9 @@ def test_tuples_enum_members_and_parts_of_the_event_become_plain_json() -> None:
     api, effects = new()
     api.user.set_user_metadata("k", (Plan.FREE, freeze({"a": [1]})))
 
-    assert {"k": ["free", {"a": [1]}]} == effects.user_metadata
-    assert [str, dict, list] == [type(each) for each in (*effects.user_metadata["k"], effects.user_metadata["k"][1]["a"])]
+    written = effects.changes["user_metadata"]["k"]
+    assert ["free", {"a": [1]}] == written
+    assert [str, dict, list] == [type(each) for each in (*written, written[1]["a"])]
 
 
 def test_secrets_are_blanked_out_of_denials() -> None:
@@ -170,6 +171,7 @@ def test_what_is_accepted_can_be_written_as_json(value: Any) -> None:
     try:
         api.user.set_user_metadata("k", value)
     except (TypeError, ValueError):
-        assert effects.user_metadata is None
+        assert effects.changes is None
     else:
-        assert {"k": value} == orjson.loads(orjson.dumps(effects.user_metadata)) == effects.user_metadata
+        written = (effects.changes or {})["user_metadata"]
+        assert {"k": value} == orjson.loads(orjson.dumps(written)) == written

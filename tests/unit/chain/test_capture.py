@@ -14,6 +14,7 @@ from gate import Api, Event
 from gate.chain import capture
 from gate.chain.capture import ACTION_MODULES
 from gate.chain.effects import MAX_LOG_CHARACTERS, MAX_LOG_LINES
+from gate.chain.runner import Chain
 from gate.model.decision import Outcome
 from gate.model.readonly import Secrets
 
@@ -151,9 +152,11 @@ async def test_a_leftover_task_prints_into_no_other_trace(run: Any, capsys: pyte
     assert "" == capsys.readouterr().out
 
 
-async def test_stdout_is_given_back_when_the_last_chain_is_closed(run: Any) -> None:
+async def test_stdout_is_given_back_when_the_last_chain_is_closed() -> None:
     before = sys.stdout
-    first, second = await run.chain(), await run.chain()
+    first, second = Chain([]), Chain([])
+    await first.start()
+    await second.start()
     assert sys.stdout is not before
 
     await first.aclose()

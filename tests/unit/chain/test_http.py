@@ -223,7 +223,7 @@ async def test_a_call_after_the_action_has_ended_is_refused_and_counted(run: Any
     with pytest.raises(RuntimeError, match="after the action had ended"):
         await tasks[0]
 
-    assert ([], 1) == (service.requests, chain.late_calls)
+    assert ([], 1) == (service.requests, run.resources.late_calls)
 
 
 async def test_a_call_outside_of_any_action_is_refused(run: Any, service: Any) -> None:

@@ -201,6 +201,11 @@ SIGNATURE = "`async def on_execute_pre_user_registration(event: Event, api: Api)
         ("key = 'hunter22'\nraise ValueError(key)", "2: raised ValueError when it was loaded"),
         ("undefined_name", "1: raised NameError when it was loaded: name 'undefined_name' is not defined"),
         (
+            'from gate import Messages\nMessages({"en": "Hello", "es": ""})',
+            "2: raised MessagesError when it was loaded: the message in the language es is empty; "
+            "write one or leave the language out",
+        ),
+        (
             "import no_such_package",
             "1: raised ModuleNotFoundError when it was loaded: No module named 'no_such_package'; "
             "install it beside the gate (shared code belongs in an installed package)",

@@ -473,7 +473,7 @@ async def test_calls_after_the_action_has_returned_are_ignored_and_counted(run: 
     kept[0].validation.error("late", "Late.").user.set_app_metadata("late", 1)
 
     assert (Status.APPROVED, {}) == (outcome.status, outcome.changes)
-    assert (4, 4) == (outcome.late_calls, chain.late_calls)
+    assert (4, 4) == (outcome.late_calls, run.resources.late_calls)
     assert ["action keeps called api.access.deny after it had returned; the call is ignored"] == [
         record.getMessage() for record in caplog.records if record.name == "gate.chain.action"
     ]
@@ -485,7 +485,7 @@ async def test_an_abandoned_action_can_command_nothing(run: Any, make_action: An
     outcome = await run.once(chain)
 
     assert Status.APPROVED is outcome.status
-    await eventually(lambda: chain.late_calls == 1, within_s=5)
+    await eventually(lambda: run.resources.late_calls == 1, within_s=5)
     assert Status.APPROVED is outcome.status
 
 

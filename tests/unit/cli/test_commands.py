@@ -20,6 +20,7 @@ VERBS = [
     ["config"],
     ["topics", "create"],
     ["topics", "check"],
+    ["schema", "event"],
 ]
 
 

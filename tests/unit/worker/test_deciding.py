@@ -11,9 +11,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from gate.chain.texts import FixedTexts
 from gate.config import Settings
 from gate.ledger.answer import Answer
-from gate.model.decision import ActionOutcome, ActionTrace, Cause, Denial, Outcome, Scope, fixed_denial
+from gate.model.decision import FIXED_TEXTS, SCOPES, ActionOutcome, ActionTrace, Cause, Denial, Outcome, Scope, fixed_denial
 from gate.model.event import Event
 from gate.model.wire import read_ledger
 from gate.worker.clock import BrokerClock
@@ -51,7 +52,7 @@ class FakeChain:
 class Bench:
     """A decider with a clock put by hand."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *, texts: FixedTexts | None = None, **settings: Any) -> None:
         self.now_ms = float(NOW_MS)
         self.chain = FakeChain()
         self.decider = Decider(
@@ -59,6 +60,7 @@ class Bench:
             chain=self.chain,  # type: ignore[arg-type] # what of a chain a decider uses
             worker_id="host-1",
             clock=BrokerClock(lambda: self.now_ms),
+            texts=texts,
         )
 
     def flight(self, event: Any = EVENT, **record: Any) -> Flight:
@@ -218,6 +220,91 @@ def test_answer_is_what_was_worded_here_or_what_the_record_says_or_a_conflict() 
     assert fixed_denial(Cause.CONFLICT).to_json() == conflict["denial"]
     assert document["decided_at"] == conflict["decided_at"]
     assert "changes" not in conflict
+
+
+SPANISH = FixedTexts({"es": {cause: f"es {cause}" for cause in FIXED_TEXTS}})
+IN_SPANISH = {**EVENT, "request": {"language": "es"}}
+
+
+@pytest.mark.parametrize("cause", [cause for cause in FIXED_TEXTS if cause in SCOPES])
+@pytest.mark.parametrize(
+    "spoken",
+    [
+        {"request": {"language": "es-MX,es;q=0.9"}},
+        {"transaction": {"locale": "es"}},
+        {"transaction": {"ui_locales": ["fr", "es"]}},
+    ],
+)
+def test_a_denial_that_no_action_words_is_in_the_language_of_the_attempt_and_its_reason_is_fixed(
+    cause: Cause, spoken: dict[str, Any]
+) -> None:
+    bench = Bench(texts=SPANISH)
+
+    flight = bench.flight({**EVENT, **spoken})
+    flight.event = None  # as in a worker, which keeps no event of what is decided
+    append, document = bench.decider.word(flight, Outcome(denial=fixed_denial(cause)))
+
+    assert (cause.value, f"es {cause}") == (document["denial"]["reason"], document["denial"]["user_message"])
+    assert document["denial"] == orjson.loads(append.message.value or b"")["denial"]
+
+
+def test_what_an_action_words_stays_as_it_is() -> None:
+    bench = Bench(texts=SPANISH)
+    denial = Denial(cause=Cause.ACCESS_DENIED, reason="r", user_message="own words", action="x")
+
+    _, document = bench.decider.word(bench.flight(IN_SPANISH), Outcome(denial=denial))
+
+    assert denial.to_json() == document["denial"]
+
+
+@pytest.mark.parametrize(
+    ("late_ms", "settings", "cause"), [(200, {"default_timeout_ms": 100}, "expired"), (60, {"max_queue_ms": 50}, "overloaded")]
+)
+def test_an_attempt_whose_chain_is_not_run_is_denied_in_its_language(late_ms: int, settings: dict[str, int], cause: str) -> None:
+    bench = Bench(texts=SPANISH, **settings)
+    flight = bench.flight(IN_SPANISH)
+    bench.now_ms += late_ms
+
+    _, document = bench.decider.word(flight, bench.decide(flight))
+
+    assert f"es {cause}" == document["denial"]["user_message"]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"request": {"language": "es"}}, "es invalid_attempt"),
+        ({**IN_SPANISH, "user": {"email": 7}}, "es invalid_attempt"),
+        (b'{"request":{"language":"es"},"user":' + b'{"a":' * 300 + b"1" + b"}" * 301, "es invalid_attempt"),
+        ({"request": "es", "transaction": [], "user": {}}, FIXED_TEXTS[Cause.INVALID_ATTEMPT][1]),
+        (b'{"request":{"language":"es"}', FIXED_TEXTS[Cause.INVALID_ATTEMPT][1]),
+        (None, FIXED_TEXTS[Cause.INVALID_ATTEMPT][1]),
+    ],
+)
+def test_an_invalid_attempt_is_denied_in_its_language_where_that_can_be_read(value: Any, message: str) -> None:
+    bench = Bench(texts=SPANISH)
+    flight = bench.flight(value)
+
+    _, document = bench.decider.word(flight, bench.decide(flight))
+
+    assert ("invalid_attempt", message) == (document["denial"]["cause"], document["denial"]["user_message"])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"), [("fr", "es", "es conflict"), ("es", "fr", FIXED_TEXTS[Cause.CONFLICT][1])]
+)
+def test_a_conflict_is_in_the_language_of_the_ask_it_answers_not_of_the_one_it_conflicts_with(
+    first: str, second: str, message: str
+) -> None:
+    bench = Bench(texts=SPANISH)
+    decided = bench.flight({**EVENT, "request": {"language": first}})
+    append, _ = bench.decider.word(decided, Outcome(denial=fixed_denial(Cause.ACTION_FAILED, action="secret-action")))
+    other = bench.flight({**EVENT, "request": {"language": second}}, offset=42)
+    other.answer = Answer(append.at(0), conflict=True)
+
+    document = answer_document(other, append.message.value or b"")
+
+    assert {"cause": "conflict", "reason": "conflict", "user_message": message, "errors": []} == document["denial"]
 
 
 JSON = st.recursive(
