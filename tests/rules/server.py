@@ -12,7 +12,7 @@ PATIENCE_S = 30.0  # no action of the table waits as long
 
 
 class Server:
-    """Answers on a free port of loopback while it is open: `/user`, `/status/N`, `/redirect`, `/cookie`, `/echo`, `/slow`, `/drip`."""
+    """Answers on a free port of loopback while it is open; `do_GET` has what."""
 
     def __init__(self) -> None:
         self._closing = threading.Event()
@@ -56,7 +56,7 @@ def _handler(closing: threading.Event) -> type[BaseHTTPRequestHandler]:
                 case "drip":
                     self._drip()
 
-        do_POST = do_GET
+        do_POST = do_GET  # noqa: N815 - the library's name
 
         def _answer(self, status: int, document: Any, **headers: str) -> None:
             content = json.dumps(document).encode()

@@ -11,7 +11,7 @@ other languages can stand beside it and be held to the same answers. A row is a 
     timeout_s = 20          # the chain's budget
     settings = {…}          # of the gate
     attempts = 0            # how many attempts go before the one that is looked at
-    [[rule.action]]         # keys of the manifest; `secrets` is a table of their values, "<server>" the address of the HTTP server
+    [[rule.action]]         # keys of the manifest; `secrets` is a table of values, "<server>" in them the tests' HTTP server
     python = "…"            # the body of the entry point; `sync = true` makes that a plain `def`
     python_file = "…"       # or the whole file
     [rule.expect]           # as in the case files of `gate test`; "<absent>" and "<null>" are null

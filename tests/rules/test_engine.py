@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gate.chain.loader import load_chain
+from gate.chain.resources import Resources
 from gate.chain.trial import run_trial
 from gate.errors import ChainError
 from gate.testing.expectation import Expectation
@@ -36,7 +37,7 @@ def test_rule_of_loading(rule: Rule, tmp_path: Path) -> None:
     with pytest.raises(ChainError) as caught:
         load_chain(tmp_path, environ=rule.environ())
 
-    problems = [problem.removeprefix(f"{tmp_path}/") for problem in caught.value.problems]
+    problems = [problem.replace(f"{tmp_path}/", "") for problem in caught.value.problems]
     assert rule.problem in problems
     assert all(re.match(r"[\w.-]+:\d+: ", problem) for problem in problems), problems
 
@@ -45,11 +46,15 @@ async def _check(rule: Rule, folder: Path, server: Server, *, form: str = "as wr
     rule.write(folder, form=form)
     chain = load_chain(folder, environ=rule.environ(server.url))
 
-    async with chain:
+    async with Resources(connections=10, sync_threads=4, **rule.settings) as resources:
+        await chain.start(resources)
+
         for number in range(rule.attempts + 1):
             reply = await run_trial(
                 chain, rule.event, attempt_id=f"a-{number}", timeout_ms=rule.timeout_ms or 30_000, deny_invalid=True
             )
+
+        await chain.aclose()
 
     if rule.invalid is not None:
         assert ("invalid_attempt", [rule.invalid]) == (
