@@ -108,7 +108,10 @@ class Rule:
 
 
 FORMS: Final = ("as written", "waits", "thread")
-"""The three ways in which Python runs an action: by hand, in a task, in a thread. A rule holds in each that its body can take."""
+"""The three ways in which Python runs an action: by hand, in a task, in a thread.
+
+A rule holds in each that its body can take, unless `sync` is written down.
+"""
 
 
 @cache
@@ -180,7 +183,7 @@ def _source(action: Mapping[str, Any], form: str = "as written") -> str | None:
     body = str(action["python"])
     in_thread = action.get("sync", False)
 
-    if form == "thread" and not any(word in body for word in ("await ", "async ", "asyncio")):
+    if form == "thread" and "sync" not in action and not any(word in body for word in ("await ", "async ", "asyncio")):
         in_thread = True
     elif form == "waits" and not in_thread and "await " not in body:
         body = f"await __import__('asyncio').sleep(0)\n{body}"

@@ -51,7 +51,11 @@ async def _check(rule: Rule, folder: Path, server: Server, *, form: str = "as wr
 
         for number in range(rule.attempts + 1):
             reply = await run_trial(
-                chain, rule.event, attempt_id=f"a-{number}", timeout_ms=rule.timeout_ms or 30_000, deny_invalid=True
+                chain,
+                rule.event,
+                attempt_id=f"a-{number}",
+                timeout_ms=30_000 if rule.timeout_ms is None else rule.timeout_ms,
+                deny_invalid=True,
             )
 
         await chain.aclose()

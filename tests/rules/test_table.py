@@ -107,6 +107,7 @@ WRITTEN_DOWN = [
     *(f"AUTH0.md 1.3 {row}" for row in RUNNER),
     *(f"AUTH0.md 1.4 {row}" for row in PLATFORM),
     *(f"DESIGN.md {row}" for row in DESIGN),
+    "actions/README.md Messages",
 ]
 
 
