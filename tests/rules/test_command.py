@@ -1,4 +1,4 @@
-"""Each rule of the table through `gate test`, which judges it by the `expect` of a case file; rules of loading through `gate check`, too."""
+"""Each rule of the table through `gate test` and its case files; rules of loading through `gate check`, too."""
 
 from __future__ import annotations
 
