@@ -52,7 +52,7 @@ def take(effects: Effects, scope: str, key: object, value: object) -> None:
         value = plain_json(value, f"api.{call}: value of {key!r}")
 
     if effects.action.secrets:
-        value = _without_secrets(value, effects)
+        key, value = _without_secrets(key, effects), _without_secrets(value, effects)
 
     _check_room(call, effects, scope, key, value)
     effects.untouched = False

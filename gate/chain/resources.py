@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
-from gate.chain import capture
+from gate.chain import capture, leftovers
 from gate.chain.cache import Cache
 from gate.chain.http import HttpPool
 from gate.chain.threads import DaemonThreads
@@ -37,17 +38,21 @@ class Resources:
         self.threads = DaemonThreads(sync_threads)
         self.cache = Cache()
         self.watchdog = Watchdog(on_blocked)
+        self._quiet = ExitStack()
 
     def __repr__(self) -> str:
         return f"<Resources {self.threads!r}, {self.cache!r}>"
 
     async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
         capture.install()
-        self.watchdog.start(asyncio.get_running_loop())
+        self._quiet.enter_context(leftovers.quiet(loop))
+        self.watchdog.start(loop)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.watchdog.stop()
+        self._quiet.close()
         capture.remove()
         self.threads.close()
         await self.http.aclose()
