@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from gate import log as logs
-from gate.chain.watchdog import ACTION_NAME
+from gate.chain.places import action_behind
 
 log = logs.get(__name__)
 
@@ -47,21 +46,10 @@ def quiet(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
 
 def _say(error: BaseException | None, where: str) -> bool:
     """Log the error if it came out of an action's code; return whether it did."""
-    action = None if error is None else _action_of(error)
+    action = None if error is None else action_behind(error)
 
     if action is None:
         return False
 
     log.warning("action_left_error", action=action, where=where, error=type(error).__name__)
     return True
-
-
-def _action_of(error: BaseException) -> str | None:
-    """Return the name of the action whose code the error came through."""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        action = frame.f_globals.get(ACTION_NAME)
-
-        if action is not None:
-            return str(action)
-
-    return None

@@ -21,7 +21,8 @@ class Resources:
     """HTTP connections, threads for plain `def` actions, the cache, captured output and the watchdog, while it is open.
 
     `connections` is how many attempts may be in flight, `sync_threads` how many plain `def` actions run at once,
-    `set_user_id` whether actions may choose the id of the user. `on_blocked` hears of every time that the loop was blocked.
+    `set_user_id` whether actions may choose the id of the user, `tells_texts` whether traces hold what exceptions say: never in
+    a worker. `on_blocked` hears of every time that the loop was blocked.
     """
 
     def __init__(
@@ -30,9 +31,11 @@ class Resources:
         connections: int = MAX_CONNECTIONS,
         sync_threads: int = SYNC_THREADS,
         set_user_id: bool = False,
+        tells_texts: bool = False,
         on_blocked: OnBlocked | None = None,
     ) -> None:
         self.set_user_id = set_user_id
+        self.tells_texts = tells_texts
         self.late_calls = 0  # on an `api` after its action had returned; also those too late for any outcome
         self.http = HttpPool(connections=connections)
         self.threads = DaemonThreads(sync_threads)
