@@ -1,7 +1,8 @@
-"""Turns what actions print and log into lines of their trace, also when many run at once.
+"""Turns what actions print and log into lines of their trace, also when many run at once, and keeps it out of everything else.
 
-`sys.stdout` and the logging module are looked at only when something is printed or logged: which action did it is found in a
-context variable, so an action that prints nothing pays nothing.
+The streams and the logging module are looked at only when something is printed or logged: which action did it is found in a
+context variable, so an action that prints nothing pays nothing. What an action writes may be personal data or a secret: it goes
+to its trace, where secrets are blanked out, and not to the log of the worker.
 """
 
 from __future__ import annotations
@@ -24,19 +25,20 @@ _loading: ContextVar[bool] = ContextVar("whether an action's file is being loade
 
 
 class _Output:
-    """`sys.stdout` for everybody: an action's output goes to its trace, everything else where it went before.
+    """A standard stream for everybody: an action's output goes to its trace, everything else where it went before.
 
     What a file prints while it is loaded goes to stderr: stdout is for what commands print.
     """
 
-    def __init__(self, original: TextIO) -> None:
+    def __init__(self, original: TextIO, while_loading: TextIO) -> None:
         self.original = original
+        self._while_loading = while_loading
 
     def write(self, text: str) -> int:
         effects = current.get()
 
         if effects is None:
-            return (sys.stderr if _loading.get() else self.original).write(text)
+            return (self._while_loading if _loading.get() else self.original).write(text)
 
         effects.write(text)
         return len(text)
@@ -73,8 +75,14 @@ class _Handler(logging.Handler):
                 effects.log(part)
 
 
+def _not_of_an_action(record: logging.LogRecord) -> bool:
+    """Keep what an action or a library that it calls logs out of other handlers; our own warnings about it go through."""
+    return current.get() is None or record.name.startswith("gate.")
+
+
 _handler: Final = _Handler()
 _lock: Final = threading.Lock()  # a chain is loaded in a thread while another one runs
+_filtered: Final[list[logging.Handler]] = []
 _users = 0
 
 
@@ -87,12 +95,18 @@ def install() -> None:
         if _users > 1:
             return
 
-        sys.stdout = cast("TextIO", _Output(sys.stdout))
-        logging.getLogger().addHandler(_handler)
-        actions = logging.getLogger(ACTION_MODULES)
+        out, err = sys.stdout, sys.stderr
+        sys.stdout, sys.stderr = cast("TextIO", _Output(out, err)), cast("TextIO", _Output(err, err))
+        root, actions = logging.getLogger(), logging.getLogger(ACTION_MODULES)
+        _filtered.extend(root.handlers)
+
+        for handler in _filtered:
+            handler.addFilter(_not_of_an_action)
+
+        root.addHandler(_handler)
         actions.addHandler(_handler)
         actions.setLevel(logging.DEBUG)
-        actions.propagate = False  # what an action logs may be personal data: to the trace, not to the worker's log
+        actions.propagate = False
 
 
 def remove() -> None:
@@ -104,9 +118,16 @@ def remove() -> None:
         if _users:
             return
 
-        if isinstance(sys.stdout, _Output):
-            sys.stdout = sys.stdout.original
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
 
+            if isinstance(stream, _Output):
+                setattr(sys, name, stream.original)
+
+        for handler in _filtered:
+            handler.removeFilter(_not_of_an_action)
+
+        _filtered.clear()
         logging.getLogger().removeHandler(_handler)
         logging.getLogger(ACTION_MODULES).removeHandler(_handler)
 

@@ -43,7 +43,7 @@ RESERVED: Final[Mapping[str, frozenset[str]]] = {
 """Keys that mean something else in a user profile (Auth0 docs, "Metadata Field Names and Data Types")."""
 
 
-def take(effects: Effects, scope: str, key: object, value: object) -> None:
+def take(effects: Effects, scope: str, key: Any, value: Any) -> None:
     """Take a change of metadata; raises TypeError or ValueError for one that can never be stored."""
     call = f"user.set_{scope}"
     key = _key(call, scope, key)
@@ -52,7 +52,7 @@ def take(effects: Effects, scope: str, key: object, value: object) -> None:
         value = plain_json(value, f"api.{call}: value of {key!r}")
 
     if effects.action.secrets:
-        value = _without_secrets(value, effects)
+        key, value = _without_secrets(key, effects), _without_secrets(value, effects)
 
     _check_room(call, effects, scope, key, value)
     effects.untouched = False

@@ -21,7 +21,7 @@ from typing import Any, Final
 from gate.chain.api import Api
 from gate.chain.capture import ACTION_MODULES, loading
 from gate.chain.effects import current
-from gate.chain.watchdog import ACTION_NAME
+from gate.chain.places import ACTION_NAME
 from gate.model.event import Event
 from gate.model.messages import MessagesError
 

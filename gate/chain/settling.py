@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from gate.chain.action import Action
-from gate.chain.effects import Effects
+from gate.chain.effects import Effects, printable
+from gate.chain.places import place_in_action
 from gate.model.decision import ActionOutcome, ActionTrace, Cause, Denial, Outcome, fixed_denial
 from gate.model.event import Event
 from gate.model.readonly import EMPTY, NO_SECRETS
@@ -96,7 +97,7 @@ def settle(
         return False
 
     if error is not None:
-        trace.error = type(error).__name__
+        _name_error(trace, error, effects)
     elif timed_out:
         trace.error = "TimeoutError"
 
@@ -124,6 +125,20 @@ def settle(
 
     _take_changes(run, action, effects, trace)
     return False
+
+
+def _name_error(trace: ActionTrace, error: BaseException, effects: Effects) -> None:
+    """Say what an action raised and where. The text may hold anything, so it is for the author's own trials only."""
+    trace.error = type(error).__name__
+    trace.error_at = place_in_action(error)
+
+    if effects.resources is not None and effects.resources.tells_texts:
+        try:
+            text = str(error)
+        except Exception as odd:  # noqa: BLE001 - a foreign exception may fail at this, too
+            text = f"its text raised {type(odd).__name__}"
+
+        trace.error_text = effects.action.redact(printable(text)) or None
 
 
 def _worded(cause: Cause, reason: str, user_message: str | None, action: Action, effects: Effects) -> Denial:

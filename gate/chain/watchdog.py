@@ -16,14 +16,12 @@ from types import FrameType
 from typing import Any, Final
 
 from gate import log as logs
+from gate.chain.places import action_of
 
 BLOCKED_AFTER_S: Final = 0.25
 """A loop that has not turned for so long is blocked: what DESIGN.md section 3 allows a JavaScript host, too."""
 
 BEAT_S: Final = 0.05
-ACTION_NAME: Final = "__gate_action__"
-"""Global of an action's module that holds the action's name; set when its file is loaded."""
-
 TASK_PREFIX: Final = "action "
 
 OnBlocked = Callable[[str, float], None]
@@ -132,10 +130,10 @@ def _look(frame: FrameType | None) -> tuple[str, str]:
     innermost = frame
 
     while frame is not None:
-        action = frame.f_globals.get(ACTION_NAME)
+        action = action_of(frame)
 
         if action is not None:
-            return str(action), _line(frame)
+            return action, _line(frame)
 
         frame = frame.f_back
 

@@ -71,6 +71,8 @@ class ActionTrace:
     outcome: ActionOutcome
     duration_ms: float = 0.0
     error: str | None = None  # class name of what it raised
+    error_at: str | None = None  # file:line of the action where it came from
+    error_text: str | None = None  # what it said; only in trials, never in a worker
     logs: Sequence[str] = ()  # captured lines, bounded
     tries: int = 1  # how often it ran, with `retries`
 
@@ -84,8 +86,10 @@ class ActionTrace:
         }
         if self.tries > 1:
             document["tries"] = self.tries
-        if self.error is not None:
-            document["error"] = self.error
+        for name in ("error", "error_at", "error_text"):
+            value = getattr(self, name)
+            if value is not None:
+                document[name] = value
         if self.logs:
             document["logs"] = self.logs
         return document

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from gate import log as logs
+from gate.chain.resources import Resources
 from gate.metrics import Counter, Histogram, Metrics
 from gate.model.decision import Cause, Outcome
 from gate.worker.clock import BrokerClock
@@ -26,7 +27,6 @@ class Recorder:
         self._decisions: dict[tuple[str, str, str], Counter] = {}
         self._actions: dict[tuple[str, str], Histogram] = {}
         self._replies: dict[str, Counter] = {}
-        self._late_calls = 0
 
     def received(self, dropped: list[str]) -> None:
         """An attempt was delivered; `dropped` are the fields it must not carry."""
@@ -47,10 +47,13 @@ class Recorder:
         for call in outcome.outbound:
             self.metrics.action_outbound_seconds.labels(call.action, call.result).observe(call.duration_s)
 
-    def late_calls(self, total: int) -> None:
-        """So many calls on an `api` have come after its action had returned, since the start."""
-        self.metrics.late_api_calls_total.inc(total - self._late_calls)
-        self._late_calls = total
+    def resources(self, resources: Resources) -> None:
+        """What the chains have done to what they share, since the start."""
+        for metric, total in (
+            (self.metrics.late_api_calls_total, resources.late_calls),
+            (self.metrics.abandoned_threads_total, resources.threads.abandoned),
+        ):
+            metric.inc(total - metric.value)
 
     def looped(self, late_s: float) -> None:
         """The event loop ran a timer so late."""

@@ -256,7 +256,7 @@ class Worker:
             began = time.monotonic()
             await asyncio.sleep(_HOUSEKEEPING_S)
             self._recorder.looped(time.monotonic() - began - _HOUSEKEEPING_S)
-            self._recorder.late_calls(self._resources.late_calls)
+            self._recorder.resources(self._resources)
             partitions = intake.partitions.values()
             for partition in partitions:
                 self._scribe.sweep(partition)

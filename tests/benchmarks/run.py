@@ -16,6 +16,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from typing import Any
 import drain
 import orjson
 from contestants import Contestant
+from machinery import run_machinery
 from rich.console import Console
 from rich.table import Table
 
@@ -63,10 +65,17 @@ def main() -> None:
             )
         )
 
-    document = {"machine": machine(), "commit": commit(), "drain": {"attempts": count, **drain.to_json(drains)}}
+    with tempfile.TemporaryDirectory() as folder:
+        parts = run_machinery(rounds, Path(folder))
+    document = {
+        "machine": machine(),
+        "commit": commit(),
+        "drain": {"attempts": count, **drain.to_json(drains)},
+        "machinery_cpu_us": parts,
+    }
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
-    Console(width=None if sys.stdout.isatty() else 120).print(table(document))
+    Console(width=None if sys.stdout.isatty() else 120).print(table(document), machinery_table(document))
     console.print(f"{time.monotonic() - began:.0f} s; every round is in {options.json}", style="dim")
 
 
@@ -110,6 +119,17 @@ def table(document: dict[str, Any]) -> Table:
             verdict(ratios["cpu"], ratios["cpu"] <= goals["cpu"]),
         )
         shown.add_row("goal", f"≥ {goals['rate']}", "", f"≤ {goals['cpu']}", style="dim")
+    return shown
+
+
+def machinery_table(document: dict[str, Any]) -> Table:
+    """Return what the parts of deciding cost, beside what the echo takes for a whole attempt."""
+    echo = document["drain"]["medians"].get("echo")
+    shown = Table(title="Deciding one attempt, in tight loops without Kafka", title_justify="left")
+    for heading in ("", "CPU µs", "of the echo's CPU"):
+        shown.add_column(heading, justify="right" if heading else "left")
+    for name, cpu_us in document["machinery_cpu_us"].items():
+        shown.add_row(name, f"{cpu_us:.1f}", f"{cpu_us / echo['cpu_us']:.2f} ×" if echo else "")
     return shown
 
 

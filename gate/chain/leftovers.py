@@ -1,0 +1,55 @@
+"""What becomes of errors in tasks and threads that an action leaves behind: a line that names the action and the class.
+
+Python would print such an exception with its text, which may hold a secret or personal data, into the worker's log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from gate import log as logs
+from gate.chain.places import action_behind
+
+log = logs.get(__name__)
+
+
+@contextmanager
+def quiet(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Say so, and no more, while the context is open; errors that did not come out of an action go where they went before."""
+    in_task, in_thread = loop.get_exception_handler(), threading.excepthook
+
+    def of_task(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if _say(context.get("exception"), "task"):
+            return
+
+        if in_task is None:
+            loop.default_exception_handler(context)
+        else:
+            in_task(loop, context)
+
+    def of_thread(arguments: threading.ExceptHookArgs) -> None:
+        if not _say(arguments.exc_value, "thread"):
+            in_thread(arguments)
+
+    loop.set_exception_handler(of_task)
+    threading.excepthook = of_thread
+    try:
+        yield
+    finally:
+        loop.set_exception_handler(in_task)
+        threading.excepthook = in_thread
+
+
+def _say(error: BaseException | None, where: str) -> bool:
+    """Log the error if it came out of an action's code; return whether it did."""
+    action = None if error is None else action_behind(error)
+
+    if action is None:
+        return False
+
+    log.warning("action_left_error", action=action, where=where, error=type(error).__name__)
+    return True
