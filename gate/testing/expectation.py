@@ -149,7 +149,7 @@ def _compare(path: str, expected: Any, got: Any) -> Iterator[Difference]:
 def unknown(word: object, known: Collection[str]) -> str:
     """Return what to say of a word that is none of the known ones: what it may have been, or what there is."""
     near = difflib.get_close_matches(str(word), known, 1)
-    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+    return f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
 
 
 class _Reader:
