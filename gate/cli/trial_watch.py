@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
+import time
 from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from watchfiles import Change, DefaultFilter, awatch
 
 from gate.cli.output import console, fail, print_json, say
-from gate.errors import CasesError, ConfigError, GateError
+from gate.errors import CasesError, ConfigError, GateError, InputError
+
+CLOCK_TICK_S: Final = 0.02
+"""How much older than now the time of a file may be that is written now; kernels stamp files by a coarse clock."""
 
 
 async def run_again_on_change(work: Callable[[], Awaitable[int]], folders: Callable[[], Collection[Path]], *, json: bool) -> None:
@@ -21,13 +26,14 @@ async def run_again_on_change(work: Callable[[], Awaitable[int]], folders: Calla
         while True:
             watched.look_at(folders())
             await asyncio.sleep(0)  # lets the watching begin before the files are read
+            begun_s = time.time()
             _clear()
             try:
                 await work()
             except GateError as error:
                 _show(error, json=json)
 
-            watched.look_at(folders())
+            watched.look_at(folders(), since_s=begun_s)
             say("waiting for a change; Ctrl-C ends")
             await watched.change()
     finally:
@@ -54,12 +60,14 @@ class _Watched:
         self._changed = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
 
-    def look_at(self, folders: Collection[Path]) -> None:
-        """Watch these folders; what changed in the former ones is not forgotten."""
+    def look_at(self, folders: Collection[Path], *, since_s: float = math.inf) -> None:
+        """Watch these folders. What changed in the former ones is not forgotten, nor, in new ones, what did so since then."""
         there = frozenset(_existing(folder) for folder in folders)
         if there == self._folders and self._watching is not None and not self._watching.done():
             return
 
+        if any(_changed_since(folder, since_s) for folder in there - self._folders):
+            self._changed.set()
         self.close()
         self._folders = there
         self._watching = asyncio.create_task(self._watch(), name="watch")
@@ -71,8 +79,18 @@ class _Watched:
         await asyncio.wait({waiting, self._watching}, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
         if self._watching.done() and not self._changed.is_set():
-            self._watching.result()  # a folder is gone, which is a change, or watching is not possible here
+            self._check(self._watching)
         self._changed.clear()
+
+    def _check(self, watching: asyncio.Task[None]) -> None:
+        """Raise InputError unless the watching ended because a folder is gone, which is a change."""
+        try:
+            watching.result()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            mend = "set WATCHFILES_FORCE_POLLING=1 to look without the system's help"
+            raise InputError(f"cannot watch {', '.join(map(str, sorted(self._folders)))}: {error}; {mend}") from None
 
     def close(self) -> None:
         """Watch no more."""
@@ -82,6 +100,13 @@ class _Watched:
     async def _watch(self) -> None:
         async for _ in awatch(*self._folders, watch_filter=_Relevant(), recursive=False):
             self._changed.set()
+
+
+def _changed_since(folder: Path, since_s: float) -> bool:
+    try:
+        return max(path.stat().st_mtime for path in (folder, *folder.iterdir())) > since_s - CLOCK_TICK_S
+    except OSError:  # something is gone meanwhile
+        return True
 
 
 def _existing(folder: Path) -> Path:
