@@ -11,11 +11,11 @@ from rich.text import Text
 
 from gate.cli.output import console, milliseconds, status_text, told
 from gate.model.decision import Decision
-from gate.testing.expectation import shown
+from gate.testing.difference import shown
 
 if TYPE_CHECKING:
     from gate.testing.cases import Case
-    from gate.testing.expectation import Difference
+    from gate.testing.difference import Difference
     from gate.testing.suite import Verdict
 
 PASSED, FAILED, ONLY_RAN = Text("✓", "green"), Text("✗", "bold red"), Text("·", "dim")

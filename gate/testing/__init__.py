@@ -3,8 +3,9 @@
 from gate.chain.loader import load_chain
 from gate.testing.asserts import assert_approved, assert_denied, assert_expected, assert_validation_error
 from gate.testing.cases import Case, load_cases
+from gate.testing.difference import Difference
 from gate.testing.event import build_event
-from gate.testing.expectation import Difference, Expectation
+from gate.testing.expectation import Expectation
 from gate.testing.log import InMemoryLog
 from gate.testing.result import Result
 from gate.testing.run import run_action, run_chain

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from gate.model.decision import Cause, Status
 from gate.testing.cases import Case
-from gate.testing.expectation import ABSENT, Difference, Expectation
+from gate.testing.difference import ABSENT, Difference
+from gate.testing.expectation import Expectation
 from gate.testing.result import Result
 
 

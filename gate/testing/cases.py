@@ -17,7 +17,8 @@ from typing import Any, Final
 import orjson
 
 from gate.errors import CasesError, InputError
-from gate.testing.expectation import ABSENT, Absent, Difference, Expectation, unknown
+from gate.testing.difference import ABSENT, Absent, Difference
+from gate.testing.expectation import Expectation, unknown
 
 __all__ = ["ABSENT", "Absent", "Case", "Difference", "Expectation", "change", "load_cases", "parse_cases"]
 

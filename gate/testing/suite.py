@@ -12,7 +12,7 @@ from gate.chain.trial import TIMEOUT_MS, run_trial
 from gate.errors import CasesError, InvalidEvent
 from gate.model.event import Event
 from gate.testing.cases import Case
-from gate.testing.expectation import Difference
+from gate.testing.difference import Difference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
