@@ -4,6 +4,7 @@ GateError
 ├── ConfigError              settings or chain are wrong; all problems in one error        exit 2
 │   └── ChainError           a chain manifest or an action cannot be loaded
 ├── InputError               a file named on the command line cannot be read               exit 2
+│   └── CasesError           case files of `gate test` are wrong; all problems in one error
 ├── InvalidEvent             the value of an attempt is not a readable event               exit 2
 ├── KafkaUnavailable         no broker answers at the address                              exit 3
 │   └── EmbeddedBrokerError  the broker we start ourselves does not come up
@@ -40,6 +41,14 @@ class InputError(GateError):
     """A file given by the user cannot be read or does not hold what it should."""
 
     exit_code = 2
+
+
+class CasesError(InputError):
+    """Case files hold what cannot be; `problems` holds one sentence for each, with its file and place, and the mend."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
 
 
 class InvalidEvent(GateError):

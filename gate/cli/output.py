@@ -30,10 +30,10 @@ def say_kafka(bootstrap: str, source: str) -> None:
 
 def fail(errors: Sequence[GateError]) -> int:
     """Print errors, one line for each problem; return the exit code."""
-    from gate.errors import ConfigError
+    from gate.errors import CasesError, ConfigError
 
     for error in errors:
-        problems = error.problems if isinstance(error, ConfigError) else (str(error),)
+        problems = error.problems if isinstance(error, (CasesError, ConfigError)) else (str(error),)
         if len(problems) > 1:
             say(f"gate: {len(problems)} problems")
         for problem in problems:
