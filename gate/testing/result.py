@@ -67,7 +67,7 @@ class Result:
 
     @property
     def trace(self) -> dict[str, dict[str, Any]]:
-        """What each action did, by its name: `outcome`, `duration_ms`, and what applies of `tries`, `error`, `error_at`, `logs`."""
+        """What each action did, by its name: `outcome`, `duration_ms`; where it applies `tries`, `error`, `error_at`, `logs`."""
         return {entry["name"]: entry for entry in self.reply["trace"]}
 
     @property
