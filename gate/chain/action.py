@@ -21,6 +21,9 @@ DEFAULT_TIMEOUT_S: Final = 20.0
 
 DEFAULT_BACKOFF_S: Final = 0.1
 
+MIN_SECRET_CHARACTERS: Final = 6
+"""A shorter value (`true`, `eu`, `1`) hides nothing, and blanking it out would spoil other words."""
+
 LATE_CALL_LOG_INTERVAL_S: Final = 60.0
 
 logger = logging.getLogger(__name__)
@@ -108,7 +111,7 @@ class Action:
         self.run_by_hand = self.code.run_by_hand
         self.plain = not self.secrets and not self.config
         shown = {form for value in self.secrets.values() for form in _forms(value)}
-        longest_first = sorted(shown - {""}, key=len, reverse=True)
+        longest_first = sorted((form for form in shown if len(form) >= MIN_SECRET_CHARACTERS), key=len, reverse=True)
         self._secret_values = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
 
     def redact(self, text: str) -> str:

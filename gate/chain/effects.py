@@ -32,6 +32,7 @@ class Effects:
     errors: list[dict[str, str]] | None = None
     changes: dict[str, dict[str, Any]] | None = None  # of user_metadata and app_metadata, by key
     user_id: str | None = None
+    cut_at: str | None = None  # file:line at which it waited when its time was over
     secret_removed = False  # from a metadata value
     log_lines: list[str] | None = None
     log_partial = ""

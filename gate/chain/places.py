@@ -22,12 +22,14 @@ def action_behind(error: BaseException) -> str | None:
     return next((name for frame, _ in traceback.walk_tb(error.__traceback__) if (name := action_of(frame)) is not None), None)
 
 
-def place_in_action(error: BaseException) -> str | None:
-    """Return file:line of the innermost line of an action that an error came through."""
-    lines = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if action_of(frame) is not None]
+def place_in_action(error: BaseException, file: Path | None) -> str | None:
+    """Return file:line of the innermost line of an action, or of `file`, that an error came through."""
+    found: str | None = None
 
-    if not lines:
-        return None
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        code = frame.f_code
 
-    frame, line = lines[-1]
-    return f"{Path(frame.f_code.co_filename).name}:{line}"
+        if action_of(frame) is not None or (file is not None and code.co_filename == str(file)):
+            found = f"{code.co_filename}:{line}"
+
+    return found

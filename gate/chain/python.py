@@ -118,10 +118,15 @@ def load_python(path: Path, source: bytes, *, name: str) -> CoroutineAction | Fu
     if entry is None:
         raise ActionFileError(1, f"no {ENTRY_POINT}; define `{SIGNATURE}`{_nearly(module)}")
 
+    return read_entry(entry, file=str(path))
+
+
+def read_entry(entry: object, *, file: str) -> CoroutineAction | FunctionAction:
+    """Return the code of an entry point that was defined in a file; raises ActionFileError if it cannot be one."""
     if not isinstance(entry, FunctionType):
         raise ActionFileError(1, f"{ENTRY_POINT} is not a function but {type(entry).__name__}; define `{SIGNATURE}`")
 
-    line = entry.__code__.co_firstlineno if entry.__code__.co_filename == str(path) else 1
+    line = entry.__code__.co_firstlineno if entry.__code__.co_filename == file else 1
 
     if inspect.isgeneratorfunction(entry) or inspect.isasyncgenfunction(entry):
         raise ActionFileError(line, f"{ENTRY_POINT} is a generator; remove its `yield`: `{SIGNATURE}`")

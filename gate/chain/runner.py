@@ -16,6 +16,7 @@ from typing import Any, Final, Self
 from gate.chain.action import DEFAULT_TIMEOUT_S, Action
 from gate.chain.api import Api
 from gate.chain.effects import Effects, current
+from gate.chain.places import place_in_action
 from gate.chain.resources import Resources
 from gate.chain.settling import End, Run, deny, may_try_again, settle
 from gate.chain.watchdog import BLOCKED_AFTER_S, TASK_PREFIX, Block
@@ -260,7 +261,10 @@ async def _guard(action: Action, event: Event, effects: Effects) -> BaseExceptio
     _set_effects(effects)
     try:
         await action.code.run(event, Api(effects))
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except KeyboardInterrupt:
+        raise
+    except asyncio.CancelledError as error:
+        effects.cut_at = place_in_action(error, action.file)
         raise
     except BaseException as error:  # noqa: BLE001 - a foreign action; even its SystemExit harms only itself
         return error

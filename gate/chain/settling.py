@@ -15,6 +15,10 @@ from gate.model.wire import warning
 _RAN: Final = ActionOutcome.RAN  # looked up once: an enum's member takes a metaclass lookup, and this is the hot path
 
 
+MAX_TEXT_CHARACTERS: Final = 500
+"""Of what an exception says, in a trial."""
+
+
 class Run:
     """One run of a chain: what it works on and what it has come to."""
 
@@ -99,7 +103,7 @@ def settle(
     if error is not None:
         _name_error(trace, error, effects)
     elif timed_out:
-        trace.error = "TimeoutError"
+        trace.error, trace.error_at = "TimeoutError", effects.cut_at
 
     if effects.denial is not None:  # stands whatever came after it (rule 4)
         reason, user_message = effects.denial
@@ -130,7 +134,7 @@ def settle(
 def _name_error(trace: ActionTrace, error: BaseException, effects: Effects) -> None:
     """Say what an action raised and where. The text may hold anything, so it is for the author's own trials only."""
     trace.error = type(error).__name__
-    trace.error_at = place_in_action(error)
+    trace.error_at = place_in_action(error, effects.action.file)
 
     if effects.resources is not None and effects.resources.tells_texts:
         try:
@@ -138,7 +142,7 @@ def _name_error(trace: ActionTrace, error: BaseException, effects: Effects) -> N
         except Exception as odd:  # noqa: BLE001 - a foreign exception may fail at this, too
             text = f"its text raised {type(odd).__name__}"
 
-        trace.error_text = effects.action.redact(printable(text)) or None
+        trace.error_text = effects.action.redact(printable(" ".join(text.split())))[:MAX_TEXT_CHARACTERS] or None
 
 
 def _worded(cause: Cause, reason: str, user_message: str | None, action: Action, effects: Effects) -> Denial:

@@ -107,22 +107,22 @@ def read_event(path: Path) -> dict[str, Any]:
     return document
 
 
-def _change(document: dict[str, Any], change: str) -> None:
+def _change(document: dict[str, Any], text: str) -> None:
     import orjson
 
-    path, equals, text = change.partition("=")
-    *parents, last = path.split(".")
-    if not equals or not all((*parents, last)):
-        raise typer.BadParameter(f"{change!r} is not PATH=VALUE", param_hint="--with")
+    from gate.testing.cases import change
+
+    path, equals, given = text.partition("=")
+    if not equals:
+        raise typer.BadParameter(f"{text!r} is not PATH=VALUE", param_hint="--with")
     try:
-        value = orjson.loads(text)
+        value = orjson.loads(given)
     except orjson.JSONDecodeError:
-        value = text
-    for name in parents:
-        document = document.setdefault(name, {})
-        if not isinstance(document, dict):
-            raise typer.BadParameter(f"{path}: {name} is not an object", param_hint="--with")
-    document[last] = value
+        value = given
+    try:
+        change(document, path, value)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r}: {error}", param_hint="--with") from None
 
 
 async def _ask(settings: Settings, event: dict[str, Any], attempt_id: str | None, timeout_s: float) -> tuple[Decision, float]:

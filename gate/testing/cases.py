@@ -17,7 +17,8 @@ from typing import Any, Final
 import orjson
 
 from gate.errors import CasesError, InputError
-from gate.testing.expectation import ABSENT, Absent, Difference, Expectation, unknown
+from gate.testing.difference import ABSENT, Absent, Difference
+from gate.testing.expectation import Expectation, unknown
 
 __all__ = ["ABSENT", "Absent", "Case", "Difference", "Expectation", "change", "load_cases", "parse_cases"]
 
@@ -75,6 +76,9 @@ def load_cases(path: str | Path, *, actions: Collection[str] | None = None) -> l
     problems: list[str] = []
 
     for file in sorted(path.rglob("*.json")):
+        if any(part.startswith(".") or part == "node_modules" for part in file.relative_to(path).parts):
+            continue
+
         name = file.relative_to(path).as_posix().removesuffix(".json")
         try:
             found += parse_cases(_read(file), file, name=name, actions=actions)
@@ -262,9 +266,14 @@ class _Reader:
 
     def _known_keys(self, document: Mapping[str, Any], known: Collection[str], place: str) -> None:
         for key in document:
+            if key in known:
+                continue
+
             if key in {"connection", "request", "user"}:
                 self._problem(f"{place}.{key}", "this is of the event; move it into `event`")
-            elif key not in known:
+            elif key == "expect":
+                self._problem(f"{place}.expect", "a table has none; say in each of its cases what is expected")
+            else:
                 self._problem(f"{place}.{key}", f"there is no such key; {unknown(key, known)}")
 
     def _problem(self, place: str, problem: str) -> None:

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any, Final, Self
 
 from gate.errors import CasesError
 from gate.model.decision import ActionOutcome, Cause, Status
-
-
-class Absent(Enum):
-    """Stands for a value that is not there, where null would be a value."""
-
-    ABSENT = "absent"
-
-
-ABSENT: Final = Absent.ABSENT
+from gate.testing.difference import ABSENT, Difference, at, compare, shown
 
 _ONLY_DENIED: Final = ("cause", "reason", "user_message", "action", "errors")
 _ONLY_APPROVED: Final = ("user_metadata", "app_metadata", "changes", "user_id")
@@ -29,29 +19,6 @@ KEYS: Final = ("status", *_ONLY_DENIED, *_ONLY_APPROVED, "warnings", "trace")
 _ALWAYS: Final = ("status", "errors", "warnings")  # every reply says them, so null cannot be expected there
 _ACTION_KEYS: Final = ("outcome", "error", "tries", "logs")
 _METADATA: Final = ("user_metadata", "app_metadata")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """One thing in which a reply is not what was expected; a value that is not there is ABSENT."""
-
-    path: str  # such as `user_metadata.plan` or `trace.deny-by-location.outcome`
-    expected: Any
-    got: Any
-    wanted: str = "expected"  # how `expected` is meant
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.wanted} {shown(self.expected)}, got {shown(self.got)}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON; what is absent has no key."""
-        values = {"expected": self.expected, "got": self.got}
-        return {"path": self.path, **{name: value for name, value in values.items() if value is not ABSENT}}
-
-
-def shown(value: Any) -> str:
-    """Return a value of a Difference as people read it: JSON on one line, or `nothing`."""
-    return "nothing" if value is ABSENT else json.dumps(value, ensure_ascii=False, default=str)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,9 +35,7 @@ class ActionExpectation:
 
         got = {"tries": 1, **entry}
         found = [
-            difference
-            for key, expected in self.values.items()
-            for difference in _compare(f"{path}.{key}", expected, _at(got, key))
+            difference for key, expected in self.values.items() for difference in compare(f"{path}.{key}", expected, at(got, key))
         ]
         lines = list(entry.get("logs", ()))
 
@@ -108,7 +73,7 @@ class Expectation:
 
     def differences(self, reply: Mapping[str, Any]) -> list[Difference]:
         """Compare with a reply document that has a `trace`; an empty list is what one hopes for."""
-        found = [difference for key, expected in self.values.items() for difference in _compare(key, expected, _said(reply, key))]
+        found = [difference for key, expected in self.values.items() for difference in compare(key, expected, _said(reply, key))]
         entries = {entry["name"]: entry for entry in reply.get("trace", ())}
 
         for name, action in self.trace.items():
@@ -127,29 +92,13 @@ def _said(reply: Mapping[str, Any], key: str) -> Any:
     if key == "warnings":
         return [entry["code"] for entry in reply["warnings"]]
 
-    return _at(denial if key in _ONLY_DENIED else reply, key)
-
-
-def _at(document: Mapping[str, Any], key: str) -> Any:
-    return document.get(key, ABSENT)
-
-
-def _compare(path: str, expected: Any, got: Any) -> Iterator[Difference]:
-    """Yield where two JSON values differ, as deep inside as both are objects or lists of one length."""
-    if isinstance(expected, dict) and isinstance(got, dict):
-        for key in {**expected, **got}:
-            yield from _compare(f"{path}.{key}", _at(expected, key), _at(got, key))
-    elif isinstance(expected, list) and isinstance(got, list) and len(expected) == len(got):
-        for index, pair in enumerate(zip(expected, got, strict=True)):
-            yield from _compare(f"{path}[{index}]", *pair)
-    elif expected != got or isinstance(expected, bool) is not isinstance(got, bool):  # True == 1 in Python, not in JSON
-        yield Difference(path=path, expected=expected, got=got)
+    return at(denial if key in _ONLY_DENIED else reply, key)
 
 
 def unknown(word: object, known: Collection[str]) -> str:
     """Return what to say of a word that is none of the known ones: what it may have been, or what there is."""
     near = difflib.get_close_matches(str(word), known, 1)
-    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+    return f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
 
 
 class _Reader:

@@ -23,14 +23,16 @@ def test_the_wheel_carries_the_broker_and_the_samples(tmp_path: Path) -> None:
 
     program = (
         "from gate.config import packaged\n"
+        "from gate.testing import load_cases\n"
         "from gate.tools.dev import load_chain_here\n"
         "from gate.tools.user_service import UserService\n"
         "chain = load_chain_here(packaged('actions'), UserService())\n"
-        "print(packaged('kafka/pom.xml').is_file(), len(chain.actions), packaged('actions'))\n"
+        "cases = load_cases(packaged('actions') / 'cases')\n"
+        "print(packaged('kafka/pom.xml').is_file(), len(chain.actions), len(cases), packaged('actions'))\n"
     )
     shown = subprocess.run(
         [sys.executable, "-W", "ignore::ResourceWarning", "-c", program],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(site)}, check=True, capture_output=True, text=True, timeout=60,
     ).stdout  # fmt: skip
 
-    assert f"True 4 {site}/gate/_data/actions\n" == shown
+    assert f"True 4 11 {site}/gate/_data/actions\n" == shown

@@ -19,7 +19,7 @@ README = Path(__file__).parents[2] / "README.md"
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 VARYING = (
-    (re.compile(r"\d+(\.\d+)? ms\b"), "<time>"),
+    (re.compile(r"\d+(\.\d+)? m?s\b"), "<time>"),
     (re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"), "<uuid>"),
     (re.compile(r"127\.0\.0\.1:\d+"), "<address>"),
     (re.compile(r"\(\d+/s\)"), "(<rate>)"),
@@ -72,6 +72,8 @@ def test_every_command_prints_what_the_readme_shows(gate: Gate) -> None:
     action = blocks("python")[0]
     (gate.cwd / action.partition("\n")[0].removeprefix("# ")).write_text(action)
     (gate.cwd / "event.json").write_text(json.dumps(build_event("ana@mail.example")))
+    (gate.cwd / "cases").mkdir()
+    (gate.cwd / "cases/denver.json").write_text(blocks("json")[0])
     run = 0
 
     for command, shown in commands():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from gate.chain.texts import load_texts
 from gate.chain.trial import run_trial
 from gate.errors import ChainError
 from gate.model.decision import Cause
+from gate.testing import Case, assert_expected, load_cases, run_chain
 
 ACTIONS = Path(__file__).parents[3] / "actions"
 SECRET = "GATE_SECRET_STORE_USER_ID_USER_SERVICE_URL"
@@ -221,9 +224,22 @@ def test_the_readmes_texts_load(tmp_path: Path) -> None:
     assert "a tiempo" in texts.for_document({"request": {"language": "es"}})[Cause.EXPIRED]
 
 
-async def test_the_readmes_test_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ACTIONS.parent)
-    namespace: dict[str, Any] = {}
-    exec(blocks("python")[1], namespace)
+@pytest.mark.parametrize("block", blocks("python")[1:], ids=["cases and assertions", "a server of the test"])
+def test_the_readmes_tests_pass(block: str, tmp_path: Path) -> None:
+    (tmp_path / "actions").symlink_to(ACTIONS)
+    (tmp_path / "test_readme_block.py").write_text(block)
+    options = ["-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function"]
 
-    await namespace["test_north_america_is_denied_in_spanish"]()
+    done = subprocess.run([sys.executable, "-m", "pytest", *options], cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert 0 == done.returncode, done.stdout
+    assert re.search(r"^[1-9][0-9]* passed", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("case", load_cases(ACTIONS / "cases"), ids=str)
+async def test_the_sample_case_holds(case: Case) -> None:
+    assert_expected(await run_chain(chain(), case), case)
+
+
+def test_the_sample_cases_name_only_actions_of_the_sample_chain() -> None:
+    assert 11 == len(load_cases(ACTIONS / "cases", actions=[action.name for action in chain().actions]))

@@ -70,3 +70,52 @@ async def test_a_started_chain_stays_started(chain: Chain) -> None:
         assert chain.started
 
     assert not chain.started
+
+
+RAISES = """
+import asyncio
+
+async def on_execute_pre_user_registration(event, api):
+    if event.user.email == "wait":
+        await asyncio.sleep(5)
+    {}[event.secrets.get("KEY", "gone")]
+"""
+
+PLAIN = """
+def on_execute_pre_user_registration(event, api):
+    raise ValueError("several\\n lines")
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "email", "error", "text", "line"),
+    [
+        (RAISES, "x", "KeyError", "'gone'", 7),
+        (RAISES, "wait", "TimeoutError", None, 6),
+        (PLAIN, "x", "ValueError", "several lines", 3),
+    ],
+)
+async def test_the_trace_says_what_an_action_raised_and_where(
+    tmp_path: Path, source: str, email: str, error: str, text: str | None, line: int
+) -> None:
+    file = tmp_path / "bad.py"
+    file.write_text(source)
+
+    reply = await run_trial(load_chain(file, environ={}), {**EVENT, "user": {"email": email}}, timeout_ms=100)
+
+    entry = reply["trace"][0]
+    assert (error, text, f"{file}:{line}") == (entry["error"], entry.get("error_text"), entry["error_at"])
+    assert text is None or text not in str(reply["denial"])
+
+
+async def test_no_patience_is_expired_before_anything_runs(chain: Chain) -> None:
+    reply = await run_trial(chain, EVENT, timeout_ms=0)
+
+    assert ("expired", ["not_reached"]) == (reply["denial"]["cause"], [entry["outcome"] for entry in reply["trace"]])
+
+
+async def test_an_unreadable_event_is_denied_as_a_worker_denies_it_if_asked_to(chain: Chain) -> None:
+    reply = await run_trial(chain, {"user": []}, deny_invalid=True)
+
+    assert ("invalid_attempt", []) == (reply["denial"]["cause"], reply["trace"])
+    assert [{"code": "invalid_attempt", "message": "$.connection: is missing"}] == reply["warnings"]
