@@ -158,10 +158,11 @@ def answers(
 
 
 @pytest.mark.parametrize("rule", ASKED, ids=str)
-def test_rule(rule: Rule, answers: dict[str, dict[str, Any] | str]) -> None:
+def test_rule(rule: Rule, answers: dict[str, dict[str, Any] | str], server: Server) -> None:
     answer = answers.get(rule.name, "not asked, for earlier rules had no answer")
 
     assert isinstance(answer, dict), answer
+    assert [] == rule.leaks(json.dumps(answer, ensure_ascii=False), server.url)
     if rule.invalid is not None:
         assert ("invalid_attempt", [rule.invalid]) == (
             answer["denial"]["cause"],

@@ -37,6 +37,7 @@ HERE: Final = Path(__file__).parent
 BASE: Final[dict[str, Any]] = json.loads((HERE / "base.json").read_text())
 ENTRY: Final = "def on_execute_pre_user_registration(event, api):\n"
 SERVER: Final = "<server>"
+SECRET_CHARACTERS: Final = 8
 
 _IDLE: Final = {"name": "idle", "python": "pass"}
 _OURS: Final = frozenset({"python", "python_file", "sync"})  # keys of an action's table that are not the manifest's
@@ -92,10 +93,10 @@ class Rule:
             for key, value in action.get("secrets", {}).items()
         }
 
-    @property
-    def needs_server(self) -> bool:
-        """Whether an action of the row calls the HTTP server of the tests."""
-        return any(SERVER in value for action in self.action for value in action.get("secrets", {}).values())
+    def leaks(self, shown: str, server: str = "") -> list[str]:
+        """Return what a text shows of the row's secrets; those that are too short to be found in no other word do not count."""
+        lines = {line for value in self.environ(server).values() for line in value.splitlines()}
+        return [line for line in sorted(lines) if len(line) >= SECRET_CHARACTERS and line in shown]
 
     @property
     def names(self) -> list[str]:

@@ -78,6 +78,7 @@ def test_rule(rule: Rule, gate: Gate, tmp_path: Path, server: Server) -> None:
     ended = gate("test", "--chain", "chain", "--event", "case.json", "--json", *settings, **rule.environ(server.url))
 
     assert "" == ended.err
+    assert [] == rule.leaks(ended.out, server.url)
     report = json.loads(ended.out)
     assert [] == [difference for case in report["cases"] for difference in case["differences"]]
     assert (0, rule.attempts + 1, 0) == (ended.code, report["passed"], report["failed"])

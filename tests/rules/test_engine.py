@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from gate.chain.loader import load_chain
-from gate.chain.resources import Resources
-from gate.chain.trial import run_trial
+from gate.chain.trial import run_trial, started
 from gate.errors import ChainError
 from gate.testing.expectation import Expectation
 
@@ -44,11 +44,8 @@ def test_rule_of_loading(rule: Rule, tmp_path: Path) -> None:
 
 async def _check(rule: Rule, folder: Path, server: Server, *, form: str = "as written") -> None:
     rule.write(folder, form=form)
-    chain = load_chain(folder, environ=rule.environ(server.url))
 
-    async with Resources(connections=10, sync_threads=4, **rule.settings) as resources:
-        await chain.start(resources)
-
+    async with started(load_chain(folder, environ=rule.environ(server.url)), **rule.settings) as chain:
         for number in range(rule.attempts + 1):
             reply = await run_trial(
                 chain,
@@ -58,7 +55,7 @@ async def _check(rule: Rule, folder: Path, server: Server, *, form: str = "as wr
                 deny_invalid=True,
             )
 
-        await chain.aclose()
+    assert [] == rule.leaks(json.dumps(reply, ensure_ascii=False), server.url)
 
     if rule.invalid is not None:
         assert ("invalid_attempt", [rule.invalid]) == (
