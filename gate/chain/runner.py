@@ -53,6 +53,12 @@ class Chain:
         names = " → ".join(action.name for action in self.actions) or "of no actions"
         return f"<Chain {names}, {self.timeout_s:g} s, {self.hash[:19]}>"
 
+    def not_run(self, cause: Cause) -> Outcome:
+        """Return the outcome of an attempt that is denied before any action could run."""
+        outcome = Outcome(denial=fixed_denial(cause), chain=self.hash)
+        self._not_reached(outcome, 0)
+        return outcome
+
     def same_as(self, other: Chain) -> bool:
         """Whether both were loaded from the same files with the same secrets."""
         return self.hash == other.hash and [action.secrets for action in self.actions] == [

@@ -19,7 +19,7 @@ from gate.chain.resources import Resources
 from gate.chain.runner import Chain
 from gate.chain.texts import FixedTexts
 from gate.errors import InvalidEvent
-from gate.model.decision import Cause, Outcome, fixed_denial
+from gate.model.decision import Cause, Outcome
 from gate.model.event import Event
 from gate.model.wire import ATTEMPT_ID, Ask, decision_document, encode_reply, read_ask, read_document, warning
 from gate.model.wire import TIMEOUT_MS as TIMEOUT_HEADER
@@ -83,7 +83,7 @@ async def run_trial(
             raise
 
         ask.warnings.append(warning("invalid_attempt", str(fault)))
-        outcome, user = Outcome(denial=fixed_denial(Cause.INVALID_ATTEMPT)), {}
+        outcome, user = chain.not_run(Cause.INVALID_ATTEMPT), {}
 
     decided_at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     decision = decision_document(

@@ -64,17 +64,17 @@ class Decider:
         """Decide an ask: at once where nothing has to be waited for, else by the coroutine that is returned."""
         ask = flight.ask
         if flight.event is None:
-            return Outcome(denial=fixed_denial(Cause.INVALID_ATTEMPT))
+            return self.chain.not_run(Cause.INVALID_ATTEMPT)
         left_ms = ask.deadline_ms - self._clock.now_ms()
         if left_ms <= 0:
-            return Outcome(denial=fixed_denial(Cause.EXPIRED))
+            return self.chain.not_run(Cause.EXPIRED)
         if self._settings.max_queue_ms is not None and self.queue_ms(flight) > self._settings.max_queue_ms:
-            return Outcome(denial=fixed_denial(Cause.OVERLOADED))
+            return self.chain.not_run(Cause.OVERLOADED)
         try:
             event = Event.from_document(flight.event)
         except InvalidEvent as fault:
             ask.warnings.append(warning("invalid_attempt", str(fault)))
-            return Outcome(denial=fixed_denial(Cause.INVALID_ATTEMPT))
+            return self.chain.not_run(Cause.INVALID_ATTEMPT)
         reserve_s = min(_RESERVE_S, ask.timeout_ms / 10_000)
         return self.chain.run(event, attempt_id=flight.attempt_id, patience_s=max(0.0, left_ms / 1000 - reserve_s))
 

@@ -107,6 +107,7 @@ def test_a_failed_case_shows_what_differs_and_what_each_action_did_and_raised(ch
         'expected "expired"',
         'got "invalid_attempt"',
         "warning invalid_attempt: $.user: must be an object",
+        "one not_reached <time>",
         "1 passed (1 without expectation), 3 failed in <time>",
     ] == lines(done.stdout)
 

@@ -117,5 +117,5 @@ async def test_no_patience_is_expired_before_anything_runs(chain: Chain) -> None
 async def test_an_unreadable_event_is_denied_as_a_worker_denies_it_if_asked_to(chain: Chain) -> None:
     reply = await run_trial(chain, {"user": []}, deny_invalid=True)
 
-    assert ("invalid_attempt", []) == (reply["denial"]["cause"], reply["trace"])
+    assert ("invalid_attempt", ["not_reached"]) == (reply["denial"]["cause"], [entry["outcome"] for entry in reply["trace"]])
     assert [{"code": "invalid_attempt", "message": "$.connection: is missing"}] == reply["warnings"]

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from gate.chain.runner import Chain
 from gate.chain.texts import FixedTexts
 from gate.config import Settings
 from gate.ledger.answer import Answer
@@ -36,15 +37,14 @@ class Attempt:
     key: bytes | None = b"a-1"
 
 
-class FakeChain:
+class FakeChain(Chain):
     """Approves everybody, and notes what it was asked."""
 
-    hash = "sha256:0"
-
     def __init__(self) -> None:
+        super().__init__([], hash="sha256:0")
         self.runs: list[tuple[Event, str, float]] = []
 
-    def run(self, event: Event, *, attempt_id: str, patience_s: float) -> Outcome:
+    def run(self, event: Event, *, attempt_id: str, patience_s: float = 0.0) -> Outcome:
         self.runs.append((event, attempt_id, patience_s))
         return Outcome(denial=None)
 
@@ -57,7 +57,7 @@ class Bench:
         self.chain = FakeChain()
         self.decider = Decider(
             Settings(**settings),
-            chain=self.chain,  # type: ignore[arg-type] # what of a chain a decider uses
+            chain=self.chain,
             worker_id="host-1",
             clock=BrokerClock(lambda: self.now_ms),
             texts=texts,
