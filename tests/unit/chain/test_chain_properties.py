@@ -1,4 +1,4 @@
-"""Any chain of any actions follows one small model: order, stop, merge, drop."""
+"""Any chain of any actions follows one small model: order, stop, merge, drop, try again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,13 @@ command = st.one_of(
     st.tuples(st.just("raise")),
 )
 script = st.fixed_dictionaries(
-    {"commands": st.lists(command, max_size=4), "waits": st.booleans(), "on_error": st.sampled_from(["deny", "skip"])}
+    {
+        "commands": st.lists(command, max_size=4),
+        "waits": st.booleans(),
+        "on_error": st.sampled_from(["deny", "skip"]),
+        "retries": st.sampled_from([0, 0, 1, 2]),
+        "flaky": st.sampled_from([0, 0, 1, 2]),  # how many tries raise in the end
+    }
 )
 
 
@@ -47,21 +53,29 @@ def build(index: int, script: dict[str, Any], ran: list[int]) -> Action:
                 case "raise":
                     raise ValueError
 
-    return Action(name=str(index), code=CoroutineAction(entry, waits=script["waits"]), on_error=script["on_error"])
+        if ran.count(index) <= script["flaky"]:
+            raise ConnectionError
+
+    code = CoroutineAction(entry, waits=script["waits"])
+    return Action(name=str(index), code=code, on_error=script["on_error"], retries=script["retries"], backoff_s=0.0001)
 
 
-def model(scripts: list[dict[str, Any]]) -> tuple[str | None, str | None, dict[str, dict[str, Any]], list[str]]:
-    """Say what a chain comes to: cause and reason of its denial, changes, outcome of each action."""
+def model(scripts: list[dict[str, Any]]) -> tuple[str | None, str | None, dict[str, dict[str, Any]], list[str], list[int]]:
+    """Say what a chain comes to: cause and reason of its denial, changes, outcome and number of tries of each action."""
     changes: dict[str, dict[str, Any]] = {}
     trace: list[str] = []
+    tries: list[int] = []
 
     for script in scripts:
         commands = script["commands"]
-        failed = ("raise",) in commands
-        done = commands[: commands.index(("raise",))] if failed else commands
+        raises = ("raise",) in commands
+        done = commands[: commands.index(("raise",))] if raises else commands
         denials = [each[1] for each in done if each[0] == "deny"]
         errors = [each[1] for each in done if each[0] == "error"]
         denial = None
+        needed = 1 if denials else 99 if raises else script["flaky"] + 1
+        tries.append(min(needed, script["retries"] + 1))
+        failed = raises or tries[-1] <= script["flaky"]
 
         if denials:
             denial = ("access_denied", denials[0], "denied")
@@ -75,14 +89,15 @@ def model(scripts: list[dict[str, Any]]) -> tuple[str | None, str | None, dict[s
 
         if denial is not None:
             trace.append(denial[2])
-            return denial[0], denial[1], {}, trace + ["not_reached"] * (len(scripts) - len(trace))
+            missing = len(scripts) - len(trace)
+            return denial[0], denial[1], {}, trace + ["not_reached"] * missing, tries
 
         trace.append("ran")
 
         for kind, key, value in done:
             changes.setdefault(f"{kind}_metadata", {})[key] = value
 
-    return None, None, changes, trace
+    return None, None, changes, trace, tries
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -98,9 +113,10 @@ def test_a_chain_does_what_its_model_says(scripts: list[dict[str, Any]]) -> None
         return outcome if isinstance(outcome, Outcome) else await outcome
 
     outcome = asyncio.run(go())
-    cause, reason, changes, trace = model(scripts)
+    cause, reason, changes, trace, tries = model(scripts)
 
     assert (cause, reason) == ((None, None) if outcome.denial is None else (outcome.denial.cause.value, outcome.denial.reason))
     assert changes == outcome.changes
     assert trace == [entry.outcome.value for entry in outcome.trace]
-    assert [index for index, each in enumerate(trace) if each != ActionOutcome.NOT_REACHED.value] == ran
+    assert tries == [entry.tries for entry in outcome.trace if entry.outcome is not ActionOutcome.NOT_REACHED]
+    assert [index for index, each in enumerate(tries) for _ in range(each)] == ran
