@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import signal
 import sys
@@ -34,6 +35,8 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 
         return uvloop.run(coroutine)
     except KeyboardInterrupt:
+        # A task that was interrupted would say so, with a traceback, when it is collected.
+        logging.getLogger("asyncio").disabled = True
         raise typer.Exit(INTERRUPTED) from None
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -185,3 +187,19 @@ def test_another_answer_than_expected_is_exit_code_1(gate: Gate, action: str) ->
 
     done = gate("test", "--chain", action, "--event", "-", "--expect", "denied", stdin=event)
     assert (1, "expected denied, got approved\n") == (done.returncode, done.stderr)
+
+
+def test_a_second_ctrl_c_ends_a_trial_whose_action_never_gives_way_and_says_nothing(gate: Gate) -> None:
+    (gate.cwd / "loops.py").write_text(
+        "import asyncio, pathlib\n\n\nasync def on_execute_pre_user_registration(event, api):\n"
+        "    await asyncio.sleep(0)\n    pathlib.Path('begun').touch()\n    while True:\n        pass\n"
+    )
+    (gate.cwd / "event.json").write_text('{"connection": {"strategy": "auth0"}, "request": {}, "user": {}}')
+
+    running = gate.start("test", "--chain", "loops.py", "--event", "event.json")
+    running.wait_for((gate.cwd / "begun").exists)
+    running.send(signal.SIGINT)
+    time.sleep(0.3)  # the first one is to be seen to be not enough, and not to be lost
+    assert running.process.poll() is None
+
+    assert (130, "", "") == (running.end(signal.SIGINT), running.out, running.err)
