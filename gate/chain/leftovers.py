@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from gate import log as logs
-from gate.chain.places import action_behind
+from gate.chain.places import action_behind, class_name
 
 log = logs.get(__name__)
 
@@ -46,10 +46,8 @@ def quiet(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
 
 def _say(error: BaseException | None, where: str) -> bool:
     """Log the error if it came out of an action's code; return whether it did."""
-    action = None if error is None else action_behind(error)
-
-    if action is None:
+    if error is None or (action := action_behind(error)) is None:
         return False
 
-    log.warning("action_left_error", action=action, where=where, error=type(error).__name__)
+    log.warning("action_left_error", action=action, where=where, error=class_name(error))
     return True
