@@ -16,10 +16,13 @@ def text(call: str, name: str, value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"api.{call}: {name} must be a string, not {type(value).__name__}")
 
+    if type(value) is not str:
+        value = str.__str__(value)  # an enum's member, say: its text, whatever its class prints
+
     if not value.isascii():
         _check_utf8(f"api.{call}: {name}", value)
 
-    return str(value) if type(value) is not str else value
+    return value
 
 
 def milliseconds(call: str, name: str, value: object) -> float | None:
@@ -66,10 +69,12 @@ def _json_key(key: object, where: str) -> str:
     if not isinstance(key, str):
         raise TypeError(f"{where} has a key that is not a string but {type(key).__name__}")
 
+    key = str.__str__(key)
+
     if not key.isascii():
         _check_utf8(where, key)
 
-    return str(key)
+    return key
 
 
 def _check_utf8(what: str, value: str) -> None:

@@ -125,7 +125,12 @@ class Cache:
 
 
 def _expiry(now_ms: int, ttl: float | None, expires_at: float | None) -> int | CacheError:
-    if any(given is not None and not math.isfinite(given) for given in (ttl, expires_at)):
+    try:
+        finite = all(given is None or math.isfinite(given) for given in (ttl, expires_at))
+    except OverflowError:  # an integer beyond every float
+        finite = False
+
+    if not finite:
         return CacheError.INVALID_EXPIRY
 
     given = [math.floor(at) for at in (None if ttl is None else now_ms + ttl, expires_at) if at is not None]

@@ -13,9 +13,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import FrameType
 from typing import Any, Final, TextIO, cast
 
 from gate.chain.effects import current
+from gate.chain.places import action_of
 
 ACTION_MODULES: Final = "gate_actions"
 """Parent of the modules that action files become, so of their `logging.getLogger(__name__)`, too."""
@@ -27,7 +29,8 @@ _loading: ContextVar[bool] = ContextVar("whether an action's file is being loade
 class _Output:
     """A standard stream for everybody: an action's output goes to its trace, everything else where it went before.
 
-    What a file prints while it is loaded goes to stderr: stdout is for what commands print.
+    What a file prints while it is loaded goes to stderr: stdout is for what commands print. What an action prints in a thread
+    that it started itself goes nowhere, because that thread knows of no trace.
     """
 
     def __init__(self, original: TextIO, while_loading: TextIO) -> None:
@@ -37,18 +40,48 @@ class _Output:
     def write(self, text: str) -> int:
         effects = current.get()
 
-        if effects is None:
-            return (self._while_loading if _loading.get() else self.original).write(text)
+        if effects is not None:
+            effects.write(text)
+        elif _loading.get():
+            self._while_loading.write(text)
+        elif not _action_on_stack():
+            return self.original.write(text)
 
-        effects.write(text)
         return len(text)
 
     def writelines(self, lines: Any) -> None:
         for line in lines:
             self.write(line)
 
+    @property
+    def buffer(self) -> _Buffer:
+        return _Buffer(self)
+
+    def detach(self) -> _Buffer:
+        return self.buffer
+
+    def close(self) -> None:
+        """Leave it open: it is everybody's."""
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.original, name)
+
+
+class _Buffer:
+    """The bytes under a standard stream, which take the same way as its text."""
+
+    def __init__(self, stream: _Output) -> None:
+        self._stream = stream
+
+    def write(self, data: Any) -> int:
+        self._stream.write(bytes(data).decode(errors="replace"))
+        return len(data)
+
+    def close(self) -> None:
+        """Leave it open: it is everybody's."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream.original.buffer, name)
 
 
 class _Handler(logging.Handler):
@@ -77,7 +110,20 @@ class _Handler(logging.Handler):
 
 def _not_of_an_action(record: logging.LogRecord) -> bool:
     """Keep what an action or a library that it calls logs out of other handlers; our own warnings about it go through."""
-    return current.get() is None or record.name.startswith("gate.")
+    return record.name.startswith("gate.") or (current.get() is None and not _action_on_stack())
+
+
+def _action_on_stack() -> bool:
+    """Tell whether an action's code runs here, though in none of its contexts."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - what `inspect.currentframe` is
+
+    while frame is not None:
+        if action_of(frame) is not None:
+            return True
+
+        frame = frame.f_back
+
+    return False
 
 
 _handler: Final = _Handler()

@@ -28,7 +28,7 @@ def load_chain(path: Path, *, secrets_dir: Path | None = None, environ: Mapping[
     """
     source = SecretSource(os.environ if environ is None else environ, secrets_dir)
 
-    if path.is_dir():
+    if os.path.isdir(path):  # the method of Path raises where a folder on the way may not be read
         path /= MANIFEST
 
     content = _read(path)
@@ -47,7 +47,7 @@ def load_chain(path: Path, *, secrets_dir: Path | None = None, environ: Mapping[
 
 def chain_files(path: Path, *, secrets_dir: Path | None = None) -> list[Path]:
     """Return the files that a chain is made of as it would be loaded now, as far as they can be told."""
-    if path.is_dir():
+    if os.path.isdir(path):  # the method of Path raises where a folder on the way may not be read
         path /= MANIFEST
 
     files = [path]
@@ -56,8 +56,9 @@ def chain_files(path: Path, *, secrets_dir: Path | None = None) -> list[Path]:
         with contextlib.suppress(OSError, UnicodeDecodeError):
             files += [entry.file for entry in read_manifest(path, path.read_text("utf-8")).entries]
 
-    if secrets_dir is not None and secrets_dir.is_dir():
-        files += sorted(secrets_dir.iterdir())
+    if secrets_dir is not None:
+        with contextlib.suppress(OSError):
+            files += sorted(secrets_dir.iterdir())
 
     return files
 
@@ -99,6 +100,9 @@ def _build(path: Path, content: bytes, manifest: Manifest, source: SecretSource)
             )
 
     if found:
+        for action in actions:
+            action.code.release()
+
         raise ChainError(list(dict.fromkeys(found)))  # a file named twice has its problems once
 
     return Chain(actions, timeout_s=manifest.timeout_s, hash="sha256:" + digest.hexdigest())

@@ -63,6 +63,8 @@ def read_manifest(path: Path, text: str) -> Manifest:
         line = int(at[1]) if at and at[1] else len(text.splitlines()) or 1
         problem = str(error)[: at.start()].strip() if at else str(error)
         return Manifest(problems=(f"{path}:{line}: not TOML: {problem}",))
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, a thousand brackets
+        return Manifest(problems=(f"{path}:1: cannot be read: {type(error).__name__}; shorten its longest value",))
 
     reader = _Reader(path, _Lines(text))
     return reader.read(document)

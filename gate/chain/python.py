@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from itertools import count
@@ -21,7 +22,7 @@ from typing import Any, Final
 from gate.chain.api import Api
 from gate.chain.capture import ACTION_MODULES, loading
 from gate.chain.effects import current
-from gate.chain.places import ACTION_NAME
+from gate.chain.places import ACTION_NAME, class_name, traceback_of
 from gate.model.event import Event
 from gate.model.messages import MessagesError
 
@@ -41,17 +42,16 @@ class ActionFileError(Exception):
 
 
 class _Entry:
-    """An entry point and the module that it stands in."""
+    """An entry point and, where it was loaded from a file, the name of the module that the file became."""
 
     def __init__(self, entry: Callable[[Event, Api], Any]) -> None:
         self._entry = entry
+        self.module: str | None = None
 
     def release(self) -> None:
         """Forget the module, which is this entry point's alone."""
-        name = self._entry.__module__
-
-        if name.startswith(ACTION_MODULES):
-            sys.modules.pop(name, None)
+        if self.module is not None:
+            sys.modules.pop(self.module, None)
 
 
 class CoroutineAction(_Entry):
@@ -112,13 +112,28 @@ class FunctionAction(_Entry):
 
 def load_python(path: Path, source: bytes, *, name: str) -> CoroutineAction | FunctionAction:
     """Run an action's file and return its entry point; raises ActionFileError."""
-    module = _execute(path, source, name)
-    entry = getattr(module, ENTRY_POINT, None)
+    code = _compile(path, source)
+    module = ModuleType(
+        _free_name(f"{ACTION_MODULES}.{re.sub(r'[^0-9A-Za-z_]', '_', name)}_{hashlib.sha256(source).hexdigest()[:12]}")
+    )
+    module.__file__ = str(path)
+    module.__dict__[ACTION_NAME] = name
+    registered = module.__name__  # which the file may change
+    sys.modules[registered] = module  # dataclasses and pydantic look their module up there
+    try:
+        _execute(code, module, path)
+        entry = vars(module).get(ENTRY_POINT)
 
-    if entry is None:
-        raise ActionFileError(1, f"no {ENTRY_POINT}; define `{SIGNATURE}`{_nearly(module)}")
+        if entry is None:
+            raise ActionFileError(1, f"no {ENTRY_POINT}; define `{SIGNATURE}`{_nearly(module)}")
 
-    return read_entry(entry, file=str(path))
+        action = read_entry(entry, file=str(path))
+    except BaseException:
+        sys.modules.pop(registered, None)
+        raise
+
+    action.module = registered
+    return action
 
 
 def read_entry(entry: object, *, file: str) -> CoroutineAction | FunctionAction:
@@ -145,32 +160,26 @@ def may_suspend(code: CodeType) -> bool:
     return any(instruction.opname in SUSPENDING for instruction in dis.get_instructions(code))
 
 
-def _execute(path: Path, source: bytes, name: str) -> ModuleType:
+def _compile(path: Path, source: bytes) -> CodeType:
     try:
-        code = compile(source, str(path), "exec", dont_inherit=True)
+        return compile(source, str(path), "exec", dont_inherit=True)
     except SyntaxError as error:
         raise ActionFileError(error.lineno or 1, f"not Python: {error.msg}") from None
     except ValueError as error:  # null bytes
         raise ActionFileError(1, f"not Python: {error}") from None
+    except (MemoryError, RecursionError):
+        raise ActionFileError(1, "nested too deeply for Python; split its longest expression") from None
 
-    module = ModuleType(
-        _free_name(f"{ACTION_MODULES}.{re.sub(r'[^0-9A-Za-z_]', '_', name)}_{hashlib.sha256(source).hexdigest()[:12]}")
-    )
-    module.__file__ = str(path)
-    module.__dict__[ACTION_NAME] = name
-    sys.modules[module.__name__] = module  # dataclasses and pydantic look their module up there
+
+def _execute(code: CodeType, module: ModuleType, path: Path) -> None:
     try:
         with loading():
             exec(code, module.__dict__)  # noqa: S102 - running the operator's own file is the point
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # noqa: BLE001 - a foreign file; even its SystemExit is a problem to report
-        del sys.modules[module.__name__]
-        raise ActionFileError(
-            _line_of(error, path), f"raised {type(error).__name__} when it was loaded{_detail(error)}"
-        ) from None
+    except BaseException as error:  # a foreign file; even its SystemExit is a problem to report
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            raise  # Ctrl-C while a command loads its chain; only the main thread gets that
 
-    return module
+        raise ActionFileError(_line_of(error, path), f"raised {class_name(error)} when it was loaded{_detail(error)}") from None
 
 
 def _free_name(name: str) -> str:
@@ -179,7 +188,7 @@ def _free_name(name: str) -> str:
 
 
 def _line_of(error: BaseException, path: Path) -> int:
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    lines = [frame.lineno for frame in traceback.extract_tb(traceback_of(error)) if frame.filename == str(path)]
     return (lines[-1] if lines else 1) or 1
 
 

@@ -157,8 +157,6 @@ class Chain:
                 error: BaseException | None = None
                 try:
                     action.run_by_hand(run.event_for(action), Api(effects))
-                except KeyboardInterrupt:
-                    raise
                 except BaseException as raised:  # noqa: BLE001 - a foreign action; even its SystemExit harms only itself
                     error = raised
 
@@ -215,7 +213,7 @@ class Chain:
             if end.at_s + pause_s >= run.deadline_s:
                 break
 
-            effects.note(f"try {tries} failed: {end.error_name}; again in {pause_s * 1000:.0f} ms")
+            effects.note(f"try {tries} failed: {end.error_name(action)}; again in {pause_s * 1000:.0f} ms")
             await asyncio.sleep(pause_s)
             tries += 1
             try_begun_s = _monotonic()
@@ -267,8 +265,6 @@ async def _guard(action: Action, event: Event, effects: Effects) -> BaseExceptio
     _set_effects(effects)
     try:
         await action.code.run(event, Api(effects))
-    except KeyboardInterrupt:
-        raise
     except asyncio.CancelledError as error:
         effects.cut_at = place_in_action(error, action.file)
         raise
@@ -281,5 +277,5 @@ async def _guard(action: Action, event: Event, effects: Effects) -> BaseExceptio
 
 
 def _note_block(effects: Effects, block: Block | None) -> None:
-    if block is not None:
+    if block is not None and block.action in ("", effects.action.name):  # not one that ran before it in this turn
         effects.note(f"WARNING: blocked the event loop at {block.where}; blocking code belongs in a plain `def` action")

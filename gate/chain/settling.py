@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from gate.chain.action import Action
 from gate.chain.effects import Effects, printable
-from gate.chain.places import place_in_action
+from gate.chain.places import class_name, place_in_action
 from gate.model.decision import ActionOutcome, ActionTrace, Cause, Denial, Outcome, fixed_denial
 from gate.model.event import Event
 from gate.model.readonly import EMPTY, NO_SECRETS
@@ -52,10 +52,9 @@ class End(NamedTuple):
     cut: bool = False  # by its time limit
     over: bool = True  # whether nothing of it runs any more
 
-    @property
-    def error_name(self) -> str:
-        """Class name of what it raised."""
-        return "TimeoutError" if self.error is None else type(self.error).__name__
+    def error_name(self, action: Action) -> str:
+        """Return the class name of what it raised."""
+        return "TimeoutError" if self.error is None else class_name(self.error, action.redact)
 
 
 def may_try_again(run: Run, effects: Effects, end: End) -> bool:
@@ -133,14 +132,14 @@ def settle(
 
 def _name_error(trace: ActionTrace, error: BaseException, effects: Effects) -> None:
     """Say what an action raised and where. The text may hold anything, so it is for the author's own trials only."""
-    trace.error = type(error).__name__
+    trace.error = class_name(error, effects.action.redact)
     trace.error_at = place_in_action(error, effects.action.file)
 
     if effects.resources is not None and effects.resources.tells_texts:
         try:
             text = str(error)
-        except Exception as odd:  # noqa: BLE001 - a foreign exception may fail at this, too
-            text = f"its text raised {type(odd).__name__}"
+        except BaseException as odd:  # noqa: BLE001 - a foreign exception may fail at this, too
+            text = f"its text raised {class_name(odd)}"
 
         trace.error_text = effects.action.redact(printable(" ".join(text.split())))[:MAX_TEXT_CHARACTERS] or None
 

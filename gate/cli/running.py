@@ -8,9 +8,10 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import typer
 
@@ -20,24 +21,49 @@ T = TypeVar("T")
 
 INTERRUPTED = 128 + signal.SIGINT
 
+LEFT_BEHIND_S: Final = 2.0
+"""How long tasks that actions left behind may take to end once a command has done its work; asyncio would wait for ever."""
+
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run it to its end; Ctrl-C cancels it, and the command ends with exit code 130."""
+    """Run it to its end; Ctrl-C cancels it, and the command ends with exit code 130.
+
+    What actions left behind and what does not end when it is cancelled ends with the process, whose exit code is then the
+    coroutine's result, if that is a number.
+    """
     # What is loaded by now stays. What is made for an attempt goes without the collector, so it need not look at a
     # thousand of them in flight every 700 objects, the default: that was a quarter of all CPU (`make bench`).
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+    leaving: list[threading.Timer] = []
+
+    async def work() -> T:
+        result = await coroutine
+        leaving.append(threading.Timer(LEFT_BEHIND_S, _leave, (result if isinstance(result, int) else 0,)))
+        leaving[0].daemon = True
+        leaving[0].start()
+        return result
+
     try:
         if sys.platform == "win32":
-            return asyncio.run(coroutine)
+            return asyncio.run(work())
 
         import uvloop
 
-        return uvloop.run(coroutine)
+        return uvloop.run(work())
     except KeyboardInterrupt:
         # A task that was interrupted would say so, with a traceback, when it is collected.
         logging.getLogger("asyncio").disabled = True
         raise typer.Exit(INTERRUPTED) from None
+    finally:
+        for timer in leaving:
+            timer.cancel()
+
+
+def _leave(code: int) -> None:
+    say("what actions left behind does not end; leaving without it")
+    sys.stdout.flush()
+    os._exit(code)
 
 
 @contextmanager

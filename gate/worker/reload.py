@@ -82,9 +82,14 @@ class ChainReloader:
     async def _watch(self, files: Callable[[], Iterable[Path]]) -> None:
         while True:
             await asyncio.sleep(LOOK_S)
-            before, self._seen = self._seen, await self._threads.call(_looks, files)
+            try:
+                async with asyncio.timeout(LOAD_TIMEOUT_S):
+                    seen = await self._threads.call(_looks, files)
+            except TimeoutError:  # a pipe that nobody writes to, a network that is gone: look again
+                continue
 
-            if self._seen != before:
+            if self._seen != seen:
+                self._seen = seen
                 self.request()
 
     async def _reload(self, worker: Decides) -> str:
@@ -95,6 +100,8 @@ class ChainReloader:
             return _refuse(worker.chain, error.problems)
         except TimeoutError:
             return _refuse(worker.chain, [f"not loaded within {LOAD_TIMEOUT_S:g} s; move what takes so long into the action"])
+        except Exception as error:  # noqa: BLE001 - whatever stands in a file that somebody changed must not end the worker
+            return _refuse(worker.chain, [f"loading it raised {type(error).__name__}; `gate check` shows the traceback"])
 
         if chain.same_as(worker.chain):
             chain.release()

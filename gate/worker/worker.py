@@ -157,6 +157,7 @@ class Worker:
                     task.cancel()
                 await intake.leave()
         finally:
+            self._tasks = None
             for chain in self._chains:
                 await chain.aclose()
             await asyncio.gather(*(client.stop() for client in (self._ledger, self._replies, self._dead_letters, self._topics)))
@@ -168,11 +169,17 @@ class Worker:
 
     async def change_chain(self, chain: Chain) -> None:
         """Decide by another chain from the next attempt on; those in flight finish on the chain they started with."""
-        await chain.start(self._resources)
+        serving = self._tasks is not None
+        if serving:
+            await chain.start(self._resources)
         retired, self._decider.chain = self._decider.chain, chain
-        self._chains.add(chain)
         self._recorder.chain_changed(retired.hash, chain.hash)
-        self._spawn(self._retire(retired), name=f"retire {retired!r}")
+        if serving:
+            self._chains.add(chain)
+            self._spawn(self._retire(retired), name=f"retire {retired!r}")
+        else:  # still starting, or stopped already: nothing is in flight
+            self._chains = {chain}
+            retired.release()
 
     async def _retire(self, chain: Chain) -> None:
         await chain.retire()
@@ -316,7 +323,8 @@ class Worker:
             append, document = self._decider.word(flight, outcome)
         except orjson.JSONEncodeError:
             log.exception("decision_not_serialisable", attempt_id=flight.attempt_id)
-            append, document = self._decider.word(flight, Outcome(denial=fixed_denial(Cause.ACTION_FAILED)))
+            failed = Outcome(denial=fixed_denial(Cause.ACTION_FAILED), chain=outcome.chain)
+            append, document = self._decider.word(flight, failed)
         if partition.decided(flight, append, document):
             self._scribe.append(partition, append)
             if self._settings.mode == "at_least_once":
@@ -332,7 +340,9 @@ class Worker:
         flight = append.flight
         if flight.stage is Stage.APPEND and flight.append is append:
             log.error("decision_too_large", attempt_id=flight.attempt_id, size_bytes=len(append.message.value or b""))
-            smaller, document = self._decider.word(flight, Outcome(denial=fixed_denial(Cause.ACTION_FAILED)))
+            chain = None if flight.document is None else flight.document["chain"]
+            failed = Outcome(denial=fixed_denial(Cause.ACTION_FAILED), chain=chain)
+            smaller, document = self._decider.word(flight, failed)
             partition.decided(flight, smaller, document)
             self._scribe.append(partition, smaller)
 

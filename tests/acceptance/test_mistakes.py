@@ -39,6 +39,19 @@ def test_no_command_shows_the_verbs(gate: Gate) -> None:
     ]
 
 
+def test_an_action_that_leaves_something_behind_that_does_not_end_does_not_keep_gate_test(gate: Gate, tmp_path: Path) -> None:
+    path = tmp_path / "leaves.py"
+    path.write_text(
+        "import asyncio, time\n"
+        "async def on_execute_pre_user_registration(event, api):\n"
+        "    asyncio.get_running_loop().run_in_executor(None, time.sleep, 600)\n"
+    )
+    event = '{"connection": {"strategy": "auth0"}, "request": {}, "user": {}}'
+    done = gate("test", "--chain", str(path), "--event", "-", "--expect", "denied", "--json", stdin=event, within_s=20)
+
+    assert (1, "approved") == (done.returncode, json.loads(done.stdout)["status"])
+
+
 def test_all_problems_of_a_wrong_configuration_come_at_once_with_exit_code_2(gate: Gate) -> None:
     (gate.cwd / "gate.toml").write_text("windw_ms = 1\n")
     (gate.cwd / "broken.py").write_text("def other(): pass\n")

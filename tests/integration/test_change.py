@@ -139,6 +139,37 @@ async def test_an_attempt_in_flight_finishes_on_the_chain_it_started_with(
     assert {new, old} == {body(record)["chain"] for record in await read_all(topics, topics.decisions_topic)}
 
 
+async def test_a_decision_too_large_to_be_written_is_replaced_by_one_that_names_the_chain_that_ran(
+    asker: Asker, topics: Settings, chain: ChainFolder, eventually: Any
+) -> None:
+    old = chain.write(SLOW.format("old").replace("api.user", "api.access.deny('x' * 2_000_000); api.user"))
+    async with serving(topics, chain=chain.path) as worker:
+        await asker.submit("slow", event("slow@example.com"))
+        await eventually(lambda: worker.in_flight == 1)
+        chain.write(SAYS.format("new"))
+        await worker.change_chain(load_chain(chain.path, environ={}))
+        await eventually(lambda: asker.replies, within_s=5)
+
+    assert ("action_failed", old) == (body(asker.replies[0])["denial"]["cause"], body(asker.replies[0])["chain"])
+
+
+async def test_hangup_while_it_starts_changes_the_chain_before_the_first_attempt(
+    asker: Asker, topics: Settings, start: Start, chain: ChainFolder, eventually: Any
+) -> None:
+    chain.write(SAYS.format("old"))
+    worker = start(topics, chain=chain.path)
+    await eventually(lambda: worker.lines("worker_starting"), within_s=20)
+    new = chain.write(SAYS.format("new"))
+    worker.send(signal.SIGHUP)
+    await worker.ready()
+    await eventually(lambda: worker.lines("chain_changed"))
+    await asker.submit("one", event())
+    await eventually(lambda: asker.replies)
+
+    assert (new, "new") == (body(asker.replies[0])["chain"], body(asker.replies[0])["changes"]["user_metadata"]["by"])
+    assert 0 == await worker.end()
+
+
 async def test_a_watched_chain_changes_by_itself(
     asker: Asker, topics: Settings, start: Start, chain: ChainFolder, eventually: Any
 ) -> None:

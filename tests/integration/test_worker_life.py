@@ -49,6 +49,29 @@ def assert_calm(worker: WorkerProcess) -> None:
         assert sign not in worker.log, worker.log
 
 
+LEAVES_A_TASK = """
+import asyncio
+
+async def never_ends():
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+
+async def on_execute_pre_user_registration(event, api):
+    await asyncio.sleep(0)
+    asyncio.create_task(never_ends())
+"""
+LEAVES_A_THREAD = """
+import asyncio, time
+
+async def on_execute_pre_user_registration(event, api):
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().run_in_executor(None, time.sleep, 600)
+"""
+
+
 # -- Starting -----------------------------------------------------------------------------------------------------------
 
 
@@ -157,6 +180,19 @@ async def test_grace_period_is_kept_and_what_runs_longer_is_left_to_the_next_wor
     await eventually(lambda: asker.to("long"))
     assert 0 == await second.end()
     assert "approved" == body(asker.to("long")[0])["status"]
+
+
+@pytest.mark.parametrize("source", [LEAVES_A_TASK, LEAVES_A_THREAD], ids=["task", "thread"])
+async def test_what_an_action_left_behind_and_does_not_end_does_not_keep_the_worker(
+    asker: Asker, topics: Settings, start: Start, tmp_path: Path, eventually: Any, source: str
+) -> None:
+    (tmp_path / "one.py").write_text(source)
+    worker = await start(topics, chain=tmp_path / "one.py").ready()
+    await asker.submit("one", event())
+    await eventually(lambda: asker.replies)
+
+    assert 0 == await worker.end(within_s=10)
+    assert "what actions left behind does not end" in worker.log
 
 
 async def test_sigterm_while_starting_exits_0(topics: Settings, start: Start, eventually: Any) -> None:

@@ -93,6 +93,19 @@ def test_text_that_utf8_cannot_hold_raises_at_the_call(call: Any) -> None:
         call(new()[0])
 
 
+def test_a_string_of_another_class_is_taken_as_its_text_whatever_it_prints() -> None:
+    class Odd(str):
+        __slots__ = ()
+
+        def __str__(self) -> str:
+            return "\ud800"
+
+    api, effects = new()
+    api.access.deny(Odd("r"), Odd("m")).user.set_app_metadata(Odd("k"), {Odd("a"): 1})
+
+    assert (("r", "m"), {"app_metadata": {"k": {"a": 1}}}) == (effects.denial, effects.changes)
+
+
 @pytest.mark.parametrize(
     "value",
     [object(), {1, 2}, b"bytes", dt.datetime.now(dt.UTC), {"a": object()}, [{"b": b""}], {1: 2}, (x for x in [1])],

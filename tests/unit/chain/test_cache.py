@@ -84,6 +84,7 @@ def test_the_earlier_of_ttl_and_expires_at_counts_and_a_day_at_most(
         ("k", "v", -1, NOW_MS + 1000, "ItemAlreadyExpired"),
         ("k", "v", None, NOW_MS, "ItemAlreadyExpired"),
         ("k", "v", 2.0**53, None, "InvalidExpiry"),
+        ("k", "v", 10**400, None, "InvalidExpiry"),
         ("k", "v", 1, 2.0**60, None),
     ],
 )

@@ -63,6 +63,8 @@ async def run(folder: Path, body: str, kind: str = "async def") -> Outcome:
         ("logging.getLogger('some.library').error('failed: %s', secret)", "ERROR: failed: [secret]"),
         ("logging.error('failed: %s', secret)", "ERROR: failed: [secret]"),
         ("logging.getLogger(__name__).info(secret)", "INFO: [secret]"),
+        ("sys.stdout.buffer.write(secret.encode())", "[secret]"),
+        ("sys.stderr.close(); print(secret, file=sys.stderr)", "[secret]"),
         ("try: raise ValueError(secret)\nexcept ValueError: traceback.print_exc()", "ValueError: [secret]"),
         ("try: raise ValueError(secret)\nexcept ValueError: logging.exception('oh')", "ERROR: oh (ValueError)"),
     ],
@@ -90,6 +92,7 @@ async def test_what_an_action_writes_is_in_its_trace_only_and_without_the_secret
         ("async def fails(): raise ValueError(secret)\nasyncio.create_task(fails())\nawait asyncio.sleep(0)", "task"),
         ("asyncio.get_running_loop().call_soon(lambda: int(secret))", "task"),
         ("threading.Thread(target=lambda: int(secret)).start()", "thread"),
+        ("class Odd:\n    def __del__(self): int(secret)\nOdd()", "object"),
     ],
 )
 async def test_an_error_left_behind_is_named_without_its_text(
@@ -101,6 +104,29 @@ async def test_an_error_left_behind_is_named_without_its_text(
         (line["event"], line["action"], line["where"], line["error"]) for line in lines
     ]
     assert ("", "") == capfd.readouterr()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "thread = threading.Thread(target=lambda: print(secret)); thread.start(); thread.join()",
+        "def says(): sys.stderr.write(secret); logging.getLogger('some.library').error(secret)\n"
+        "await asyncio.get_running_loop().run_in_executor(None, says)",
+    ],
+    ids=["thread", "executor"],
+)
+async def test_what_an_action_writes_from_a_thread_of_its_own_gets_nowhere_else(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], body: str
+) -> None:
+    root = logging.StreamHandler(sys.stderr)  # what `gate worker` has
+    logging.getLogger().addHandler(root)
+    try:
+        await run(tmp_path, body)
+    finally:
+        logging.getLogger().removeHandler(root)
+    print("ours")
+
+    assert ("ours\n", "") == capfd.readouterr()
 
 
 async def test_a_warning_of_an_action_is_in_its_trace(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -338,3 +339,46 @@ def test_two_secrets_that_would_read_one_variable_are_refused(folder: Folder, fi
     environ = {variable(*first): "1", variable(*second): "2"}
 
     assert any("would both be read from GATE_SECRET_A_" in problem for problem in folder.problems(environ=environ))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "x = " + "-" * 100_000 + "1\n",
+        "x = " + "+".join(["1"] * 100_000) + "\n",
+        "x = " + "[" * 10_000 + "]" * 10_000 + "\n",
+        "import sys\ndel sys.modules[__name__]\nraise ValueError\n",
+        "def __getattr__(name):\n    raise ValueError\n",
+    ],
+    ids=["deep", "long", "brackets", "unregistered", "getattr"],
+)
+def test_an_odd_file_is_a_problem_with_its_place_and_nothing_else(folder: Folder, source: str) -> None:
+    (problem,) = folder.write(one_py=source).problems("one.py")
+
+    assert problem.startswith("one.py:")
+
+
+@pytest.mark.parametrize("value", ["1" * 5000, "[" * 5000 + "]" * 5000], ids=["digits", "brackets"])
+def test_an_odd_manifest_is_a_problem_and_nothing_else(folder: Folder, value: str) -> None:
+    (problem,) = folder.write(one_py=ENTRY, chain_toml=f'[[action]]\nfile = "one.py"\nconfig = {{ x = {value} }}\n').problems()
+
+    assert problem.startswith("chain.toml:1: cannot be read: ")
+
+
+def test_a_chain_that_is_refused_leaves_no_module_behind(folder: Folder) -> None:
+    before = set(sys.modules)
+    folder.write(
+        good_py=ENTRY, none_py="x = 1\n", wrong_py="def on_execute_pre_user_registration(): pass\n", bad_py="raise ValueError\n"
+    )
+    folder.write(chain_toml="".join(f'[[action]]\nfile = "{name}.py"\n' for name in ("good", "none", "wrong", "bad")))
+    folder.problems()
+
+    assert before == set(sys.modules)
+
+
+def test_a_chain_that_is_released_leaves_no_module_behind_though_its_entry_point_names_another(folder: Folder) -> None:
+    before = set(sys.modules)
+    folder.write(one_py=ENTRY + "on_execute_pre_user_registration.__module__ = None\n")
+    load_chain(folder.path / "one.py", environ={}).release()
+
+    assert before == set(sys.modules)

@@ -337,12 +337,47 @@ async def test_a_validation_error_followed_by_an_exception_is_a_failure(run: Any
     assert Status.APPROVED is (await run(make_action(refuses_then_raises, on_error="skip"))).status
 
 
-async def test_a_keyboard_interrupt_is_not_an_actions_own(run: Any) -> None:
-    async def interrupted(event: Event, api: Api) -> None:
+async def test_no_exception_of_an_action_gets_out_of_its_chain_whatever_its_class_does(run: Any) -> None:
+    class Nameless(type):
+        @property
+        def __name__(cls) -> str:  # type: ignore[override]  # hostile on purpose
+            raise LookupError
+
+    class Hostile(Exception, metaclass=Nameless):
+        @property
+        def __traceback__(self) -> None:  # type: ignore[override]  # hostile on purpose
+            raise LookupError
+
+    async def interrupts(event: Event, api: Api) -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        await run(interrupted)
+    async def interrupts_later(event: Event, api: Api) -> None:
+        await asyncio.sleep(0)
+        raise KeyboardInterrupt
+
+    def interrupts_in_a_thread(event: Event, api: Api) -> None:
+        raise KeyboardInterrupt
+
+    async def is_hostile(event: Event, api: Api) -> None:
+        raise Hostile
+
+    try:
+        found = [await run(entry) for entry in (interrupts, interrupts_later, interrupts_in_a_thread, is_hostile)]
+    except BaseException:  # noqa: BLE001 - pytest cannot print them
+        pytest.fail("an exception got out", pytrace=False)
+
+    assert [Cause.ACTION_FAILED] * 4 == [outcome.denial.cause for outcome in found]
+    assert ["KeyboardInterrupt"] * 3 + ["Hostile"] == [outcome.trace[0].error for outcome in found]
+
+
+async def test_the_name_of_an_errors_class_is_short_one_line_and_without_secrets(run: Any, make_action: Any) -> None:
+    async def raises(event: Event, api: Api) -> None:
+        raise type("Bad\nhunter2-" + "A" * 1_000_000, (Exception,), {})
+
+    outcome = await run(make_action(raises, secrets=Secrets(KEY="hunter2"), retries=1, backoff_s=0.001))
+
+    assert "Bad?[secret]-" + "A" * 87 == outcome.trace[0].error
+    assert [True] == [line.startswith("try 1 failed: Bad?[secret]-AAA") for line in outcome.trace[0].logs]
 
 
 # -- Budgets ------------------------------------------------------------------------------------------------------------

@@ -120,3 +120,15 @@ async def test_it_is_silent_once_stopped(watched: Watched, eventually: Callable[
     await asyncio.sleep(0.2)
 
     assert [] == watched.heard
+
+
+async def test_an_action_is_not_blamed_for_the_line_of_the_one_before_it(watched: Watched) -> None:
+    watched.folder.joinpath("chain.toml").write_text('[[action]]\nfile = "first.py"\n[[action]]\nfile = "second.py"\n')
+    watched.folder.joinpath("first.py").write_text(NEVER_WAITS)
+    watched.folder.joinpath("second.py").write_text(NEVER_WAITS)
+    chain = load_chain(watched.folder, environ={})
+    await chain.start(watched.resources)
+    outcome = chain.run(Event.from_document(EVENT), attempt_id="a")
+
+    assert isinstance(outcome, Outcome)
+    assert [[True], []] == [["first.py" in line for line in each.logs] for each in outcome.trace]

@@ -193,3 +193,52 @@ async def test_a_folder_that_goes_away_and_comes_back_ends_nothing(folder: Folde
         await eventually(lambda: folder.counted("refused") == 1)
         away.rename(folder.path)
         await eventually(lambda: folder.counted("unchanged") == 1)
+
+
+@pytest.mark.parametrize("raised", ["RecursionError", "PermissionError", "KeyboardInterrupt"])
+async def test_nothing_that_loading_raises_ends_the_worker(
+    folder: Folder, raised: str, lines: list[EventDict], eventually: Any
+) -> None:
+    before = folder.worker.chain
+    load = folder.load
+
+    def fails() -> Chain:
+        if raised == "KeyboardInterrupt":
+            folder.write("raise KeyboardInterrupt\n")
+            return load()
+        raise {"RecursionError": RecursionError, "PermissionError": PermissionError}[raised]("hunter2")
+
+    folder.load = fails  # type: ignore[method-assign]
+    async with folder.serving():
+        folder.reloader.request()
+        await eventually(lambda: folder.counted("refused") == 1)
+
+    assert folder.worker.chain is before
+    assert [(True, False)] == [
+        (raised in line["problem"], "hunter2" in line["problem"]) for line in lines if line["event"] == "chain_refused"
+    ]
+
+
+async def test_watching_goes_on_after_a_pipe_that_nobody_writes_to(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, eventually: Any
+) -> None:
+    monkeypatch.setattr(reload, "LOAD_TIMEOUT_S", 0.05)
+    manifest = folder.path / "chain.toml"
+    text = manifest.read_text()
+    looks: list[int] = []
+    files = folder.files
+
+    def counted() -> list[Path]:
+        looks.append(1)
+        return files()
+
+    folder.files = counted  # type: ignore[method-assign]
+    async with folder.serving(watching=True):
+        manifest.unlink()
+        os.mkfifo(manifest)
+        await eventually(lambda: len(looks) >= 3)
+        stuck = manifest.rename(folder.path / "stuck")
+        manifest.write_text(text.replace("KEY", "KEY2"))
+        (folder.secrets / "GATE_SECRET_ONE_KEY2").write_text("2")
+        await eventually(lambda: folder.counted("changed") == 1)
+    os.close(os.open(stuck, os.O_RDWR | os.O_NONBLOCK))
