@@ -19,7 +19,7 @@ from gate.ledger.digest import conflicts
 from gate.model.decision import SCOPES, ActionOutcome, Cause, Scope
 
 from .evidence import Commit, Evidence, Outcome, Written
-from .reading import INSTEAD, Case, Decided, Reading, addressed, is_message, source_of, waiter_of
+from .reading import INSTEAD, Case, Decided, Reading, addressed, fits, source_of, waiter_of
 from .wording import body_of, cause_of, name_of, shown, what_is_undone, what_is_wrong
 
 _RAN: Final = frozenset(outcome.value for outcome in ActionOutcome) - {ActionOutcome.NOT_MATCHED, ActionOutcome.NOT_REACHED}
@@ -145,7 +145,7 @@ def every_reply_carries_the_decision(reading: Reading) -> Finding:
         for reply in reading.replies.get(waiter, ()):
             if not addressed(reply, cases):
                 continue  # STRAY says so
-            right = [case for case in cases if is_message(reply, case.expected)]
+            right = [case for case in cases if fits(reply, case)]
             if not right and not lost:
                 yield cases[0], f"the reply {reply.place} {what_is_wrong(reading, cases[0], reply)}"
             elif right and not any(_not_older(reading, reply, case) for case in right):
@@ -166,7 +166,7 @@ def every_asker_is_told_once(reading: Reading) -> Finding:
     replies: dict[bytes | None, list[Written]] = defaultdict(list)
     for reply in reading.evidence.replies:
         replies[waiter_of(reply)[1]].append(reply)
-    taken = {case.flight.ask.correlation_id: case for case in reading.cases}
+    taken = {at: case for case in reading.cases if (at := case.flight.ask.correlation_id) is not None}
     for ask in reading.evidence.asks:
         if ask.outcome is Outcome.FAILED and ask.correlation_id in taken:
             yield name_of(ask), f"is said to have failed; it stands at {taken[ask.correlation_id].record.place}"

@@ -103,7 +103,7 @@ class Asked:
     """One ask in the history of a client."""
 
     attempt_id: str
-    correlation_id: Bytes  # no other ask has it
+    correlation_id: Bytes | None  # no other ask has it; None: it was asked without one
     outcome: Outcome
     sent_ms: int
     ended_ms: int

@@ -212,6 +212,11 @@ def is_message(reply: Written, message: Message | None) -> bool:
     )
 
 
+def fits(reply: Written, case: Case) -> bool:
+    """Tell whether a record is the reply that rule 1 gives for an ask, where it may stand."""
+    return is_message(reply, case.expected) and addressed(reply, [case])
+
+
 def _hand_out(cases: list[Case], replies: list[Written]) -> None:
     """Give each copy of an ask the reply that can be its own: an equal one where there is one left, else one that is no one's.
 
@@ -219,13 +224,15 @@ def _hand_out(cases: list[Case], replies: list[Written]) -> None:
     """
     spare = list(replies)
     for case in cases:
-        case.reply = next((reply for reply in spare if is_message(reply, case.expected)), None)
+        case.reply = next((reply for reply in spare if fits(reply, case)), None)
         if case.reply is not None:
             spare.remove(case.reply)
-    wrong = [reply for reply in spare if not any(is_message(reply, case.expected) for case in cases)]
+    wrong = [reply for reply in spare if not any(fits(reply, case) for case in cases)]
     for case in cases:
-        if case.reply is None and wrong:
-            case.reply = wrong.pop(0)
+        if case.reply is None:
+            case.reply = next((reply for reply in wrong if addressed(reply, [case])), None)
+            if case.reply is not None:
+                wrong.remove(case.reply)
 
 
 def _text(value: bytes | None) -> str:
