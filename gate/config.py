@@ -111,7 +111,7 @@ class Settings(BaseModel):
     )
     sync_threads: int = Field(64, ge=1, description="threads for plain `def` actions")
     mode: Literal["strict", "at_least_once"] = Field(
-        "strict", description="`at_least_once` replies without waiting for the ledger and gives up promises 1 and 3"
+        "strict", description="`at_least_once` replies without waiting for the ledger; a crash may then decide again"
     )
     default_timeout_ms: int = Field(30_000, ge=1, description="an asker's patience when it names none")
     max_timeout_ms: int = Field(120_000, ge=1, description="the longest patience an asker may name")

@@ -6,7 +6,7 @@ import time
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
-from gate.model.decision import OutboundCall, Outcome
+from gate.model.decision import ActionTrace, OutboundCall, Outcome
 
 if TYPE_CHECKING:
     from gate.chain.action import Action
@@ -33,6 +33,7 @@ class Effects:
     changes: dict[str, dict[str, Any]] | None = None  # of user_metadata and app_metadata, by key
     user_id: str | None = None
     cut_at: str | None = None  # file:line at which it waited when its time was over
+    trace: ActionTrace | None = None  # what this came to, once that is settled
     secret_removed = False  # from a metadata value
     log_lines: list[str] | None = None
     log_partial = ""
@@ -60,6 +61,10 @@ class Effects:
 
         if self.resources is not None:
             self.resources.late_calls += 1
+
+        if self.trace is not None:
+            self.note(f"WARNING: api.{call} was called after the action had returned; the call is ignored")
+            self.trace.logs = self.log_lines or ()
 
     def outbound(self, result: str, duration_s: float) -> None:
         """Record a call made through `api.http`."""

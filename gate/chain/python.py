@@ -194,8 +194,11 @@ def _line_of(error: BaseException, path: Path) -> int:
 
 def _detail(error: BaseException) -> str:
     """Return the texts of errors that name code, not data; those of other errors could name anything."""
-    if isinstance(error, ImportError):
+    if isinstance(error, ModuleNotFoundError):
         return f": {error}; install it beside the gate (shared code belongs in an installed package)"
+
+    if isinstance(error, ImportError) and error.name is not None:  # by the import statement, not by somebody's `raise`
+        return f": {error}"
 
     return f": {error}" if isinstance(error, (NameError, AttributeError, MessagesError)) else ""
 

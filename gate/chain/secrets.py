@@ -56,7 +56,12 @@ class SecretSource:
 
 def _read(path: Path, where: str) -> str:
     try:
-        return path.read_text("utf-8").rstrip("\r\n")
+        secret = path.read_text("utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise SecretError(f"secret file {path} ({where}) cannot be read: {reason}") from None
+
+    if not secret:  # as with a variable: somebody forgot to fill it in, or is about to
+        raise SecretError(f"secret file {path} ({where}) is empty; write the secret into it")
+
+    return secret

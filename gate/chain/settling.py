@@ -86,6 +86,7 @@ def settle(
     outcome = run.outcome
     trace = ActionTrace(action.name, action.version, _RAN, (ended_s - begun_s) * 1000)
     outcome.trace.append(trace)
+    effects.trace = trace
     own_limit_s = (begun_s if try_begun_s is None else try_begun_s) + action.timeout_s
     timed_out = cut or ended_s > run.deadline_s or ended_s > own_limit_s
     logs = effects.close()

@@ -16,12 +16,12 @@ def check(
     json: Json = False,
 ) -> None:
     """Check settings, chain and topics, and name everything that is wrong. Exits with 1 if there is something."""
-    from gate.cli.output import print_json
+    from gate.cli.output import print_json, say
     from gate.cli.running import run
     from gate.cli.topics import check_topics_of
     from gate.cli.worker import load_with_chain
     from gate.config import SettingsError
-    from gate.errors import ConfigError
+    from gate.errors import ConfigError, KafkaUnavailable
 
     findings: list[dict[str, str]] = []
     try:
@@ -34,7 +34,12 @@ def check(
             settings = flags.settings()
         except SettingsError as error:
             settings = error.usable
-        findings += [{"about": "topics", "problem": str(finding)} for finding in run(check_topics_of(settings))]
+        try:
+            findings += [{"about": "topics", "problem": str(finding)} for finding in run(check_topics_of(settings))]
+        except KafkaUnavailable:
+            for finding in findings:  # known already, and to be mended whether or not there is a Kafka
+                say(f"{finding['about']}: {finding['problem']}")
+            raise
 
     if json:
         print_json({"ok": not findings, "findings": findings})

@@ -102,6 +102,9 @@ def told(decision: Decision) -> list[tuple[str, str]]:
         if denial.action is not None:
             lines.append(("action", denial.action))
         lines += [("error", f"{error['code']}: {error['message']}") for error in denial.errors[1:]]
+        lines += [("field", error["field"]) for error in denial.errors[:1] if "field" in error]
+    if decision.user_id is not None:
+        lines.append(("user_id", decision.user_id))
     lines += [(scope, compact(changes)) for scope, changes in decision.changes.items()]
     lines += [("warning", entry["message"]) for entry in decision.warnings]
     return lines
@@ -115,5 +118,5 @@ def decision_json(decision: Decision) -> dict[str, Any]:
     else:
         document["denial"] = decision.denial.to_json()
     document["warnings"] = list(decision.warnings)
-    facts: Mapping[str, Any] = {"chain": decision.chain, "decided_at": decision.decided_at}
+    facts: Mapping[str, Any] = {"user_id": decision.user_id, "chain": decision.chain, "decided_at": decision.decided_at}
     return {**document, **{name: value for name, value in facts.items() if value is not None}}

@@ -34,8 +34,8 @@ class Recorder:
         for name in dropped:
             self.metrics.ignored_fields_total.labels(name).inc()
 
-    def ran(self, outcome: Outcome) -> None:
-        """A chain ended."""
+    def ran(self, flight: Flight, outcome: Outcome) -> None:
+        """A chain ended; actions that failed on the way are a line each, with the class of the error and its place."""
         for entry in outcome.trace:
             key = (entry.name, entry.outcome.value)
             child = self._actions.get(key)
@@ -44,6 +44,15 @@ class Recorder:
             child.observe(entry.duration_ms / 1000)
             if entry.tries > 1:
                 self.metrics.action_retries_total.labels(entry.name).inc(entry.tries - 1)
+            if entry.error is not None:
+                log.warning(
+                    "action_failed",
+                    attempt_id=flight.attempt_id,
+                    action=entry.name,
+                    outcome=entry.outcome.value,
+                    error=entry.error,
+                    at=entry.error_at,
+                )
         for call in outcome.outbound:
             self.metrics.action_outbound_seconds.labels(call.action, call.result).observe(call.duration_s)
 

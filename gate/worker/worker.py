@@ -318,7 +318,7 @@ class Worker:
 
     def _decided(self, partition: Partition, flight: Flight, outcome: Outcome) -> None:
         flight.event = None  # the largest part of an attempt in flight, and not needed any more
-        self._recorder.ran(outcome)
+        self._recorder.ran(flight, outcome)
         try:
             append, document = self._decider.word(flight, outcome)
         except orjson.JSONEncodeError:

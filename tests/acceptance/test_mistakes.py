@@ -216,3 +216,26 @@ def test_a_second_ctrl_c_ends_a_trial_whose_action_never_gives_way_and_says_noth
     assert running.process.poll() is None
 
     assert (130, "", "") == (running.end(signal.SIGINT), running.out, running.err)
+
+
+def test_check_tells_what_is_wrong_with_the_chain_also_where_no_kafka_answers(gate: Gate) -> None:
+    (gate.cwd / "broken.py").write_text("def other(): pass\n")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+        done = gate("check", "--chain", "broken.py", GATE_BOOTSTRAP_SERVERS=address, GATE_CONNECT_TIMEOUT_S="0.5")
+
+    assert 3 == done.returncode
+    assert "settings and chain: broken.py:1: no on_execute_pre_user_registration" in done.stderr
+    assert address in done.stderr
+
+
+def test_a_chosen_user_id_is_shown(gate: Gate) -> None:
+    (gate.cwd / "chooses.py").write_text(
+        "async def on_execute_pre_user_registration(event, api):\n    api.user.set_user_id('u-123')\n"
+    )
+    event = json.dumps({"connection": {"strategy": "auth0"}, "request": {}, "user": {}})
+
+    done = gate("test", "--chain", "chooses.py", "--event", "-", stdin=event, GATE_SET_USER_ID="true")
+
+    assert ["user_id", "u-123"] == done.stdout.splitlines()[1].split()

@@ -81,3 +81,7 @@ async def test_a_secret_is_found_nowhere_outside_of_the_worker(
     assert "[secret]" in told
     assert "[secret]" in ledger
     assert '"cause":"action_failed"' in told
+    assert [("raise", "leaks", "failed", "Odd", True)] == [
+        (line["attempt_id"], line["action"], line["outcome"], line["error"], line["at"].endswith("leaks.py:21"))
+        for line in worker.lines("action_failed")
+    ]

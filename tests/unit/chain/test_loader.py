@@ -382,3 +382,24 @@ def test_a_chain_that_is_released_leaves_no_module_behind_though_its_entry_point
     load_chain(folder.path / "one.py", environ={}).release()
 
     assert before == set(sys.modules)
+
+
+def test_an_empty_secret_file_is_refused_as_an_empty_variable_is(folder: Any, tmp_path: Path) -> None:
+    folder.write(one_py=ENTRY, chain_toml='[[action]]\nfile = "one.py"\nsecrets = ["KEY"]\n')
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    (secrets / "GATE_SECRET_ONE_KEY").write_text("\n")
+
+    with pytest.raises(ChainError, match=r"GATE_SECRET_ONE_KEY \(in the secrets folder\) is empty; write the secret into it"):
+        load_chain(folder.path, secrets_dir=secrets, environ={})
+
+
+def test_the_text_of_an_import_error_is_shown_only_where_the_import_statement_wrote_it(folder: Any) -> None:
+    typo = folder.write(one_py="from gate import Evnt\n").path / "one.py"
+    with pytest.raises(ChainError, match="cannot import name 'Evnt' from 'gate'"):
+        load_chain(typo, environ={})
+
+    own = folder.write(one_py="raise ImportError('hunter22')\n").path / "one.py"
+    with pytest.raises(ChainError) as caught:
+        load_chain(own, environ={})
+    assert "hunter22" not in str(caught.value)

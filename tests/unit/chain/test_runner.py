@@ -514,6 +514,26 @@ async def test_calls_after_the_action_has_returned_are_ignored_and_counted(run: 
     ]
 
 
+async def test_a_call_from_a_leftover_task_is_in_the_trace_of_its_action(run: Any) -> None:
+    left: list[asyncio.Task[None]] = []
+
+    async def calls(api: Api) -> None:
+        await asyncio.sleep(0.01)
+        api.user.set_user_metadata("late", 1)
+
+    async def leaves_a_task(event: Event, api: Api) -> None:
+        left.append(asyncio.create_task(calls(api)))
+
+    async def waits(event: Event, api: Api) -> None:
+        await left[0]
+
+    outcome = await run(leaves_a_task, waits)
+
+    assert ["WARNING: api.user.set_user_metadata was called after the action had returned; the call is ignored"] == list(
+        outcome.trace[0].logs
+    )
+
+
 async def test_an_abandoned_action_can_command_nothing(run: Any, make_action: Any, eventually: Any) -> None:
     chain = await run.chain(make_action(blocks, timeout_s=0.02, on_error="skip"))
 
