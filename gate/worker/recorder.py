@@ -68,10 +68,6 @@ class Recorder:
         """Attempts are decided by another chain from now on."""
         self.metrics.set_build_info(now, before=before)
 
-    def reloaded(self, result: str) -> None:
-        """A chain was to be loaded anew: `changed`, `unchanged` or `refused`."""
-        self.metrics.chain_reloads_total.labels(result).inc()
-
     def waited(self, seconds: float) -> None:
         """An ask was taken after waiting so long in its topic."""
         self.metrics.queue_wait_seconds.observe(seconds)
