@@ -50,8 +50,11 @@ async def run_action(
         secrets=Secrets(secrets or {}),
         config=freeze_object(dict(config or {})),
     )
-    async with started(Chain([made]), set_user_id=set_user_id) as chain:
-        return Result.from_reply(await run_trial(chain, _filled(event), attempt_id=attempt_id))
+    try:
+        async with started(Chain([made]), set_user_id=set_user_id) as chain:
+            return Result.from_reply(await run_trial(chain, _filled(event), attempt_id=attempt_id))
+    finally:
+        code.release()
 
 
 async def run_chain(
@@ -70,8 +73,13 @@ async def run_chain(
     started, what its modules and its cache hold lasts from one call to the next.
     """
     if not isinstance(chain, Chain):
-        chain = load_chain(Path(chain), environ={**os.environ, **_environ(secrets or {})})
-    elif secrets is not None:
+        loaded = load_chain(Path(chain), environ={**os.environ, **_environ(secrets or {})})
+        try:
+            return await run_chain(loaded, event, attempt_id=attempt_id, timeout_s=timeout_s, set_user_id=set_user_id)
+        finally:
+            loaded.release()
+
+    if secrets is not None:
         raise TypeError("secrets go into a chain when it is loaded; pass its path, or load it with them")
 
     if not chain.started:

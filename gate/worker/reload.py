@@ -20,7 +20,7 @@ LOAD_TIMEOUT_S: Final = 30.0
 
 LOOK_S: Final = 0.5
 """How often the files are looked at. File systems that tell of changes do so by folder and not all of them do; looking works
-everywhere, sees through the links by which Kubernetes swaps a whole folder, and costs a thread a millisecond or two."""
+everywhere, sees through the symbolic links by which Kubernetes swaps a whole folder, and costs a thread two milliseconds."""
 
 log = logs.get(__name__)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,14 @@ async def test_a_file_runs_anew_each_time_and_takes_the_attempt_id(chain_folder:
         result = await run_action(chain_folder / "count.py", secrets={"KEY": "1234"}, attempt_id=attempt_id)
 
         assert_approved(result, {"seen": [attempt_id]}, {"key": 4}, warnings=[])
+
+
+async def test_what_was_loaded_for_one_call_is_let_go_of_after_it(chain_folder: Path) -> None:
+    before = set(sys.modules)
+    await run_action(chain_folder / "count.py", secrets={"KEY": "k"})
+    await run_chain(chain_folder, secrets={"count": {"KEY": "k"}})
+
+    assert set() == {name for name in set(sys.modules) - before if name.startswith("gate_actions")}
 
 
 async def test_of_a_partial_event_only_what_is_required_is_filled_in() -> None:
