@@ -7,8 +7,9 @@ counts as the reply of its ask. `STRAY` is what no numbered invariant says: what
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -171,7 +172,7 @@ def every_asker_is_told_once(reading: Reading) -> Finding:
     for ask in reading.evidence.asks:
         if ask.outcome is Outcome.FAILED and ask.correlation_id in taken:
             yield name_of(ask), f"is said to have failed; it stands at {taken[ask.correlation_id].record.place}"
-        expected = 1 if ask.outcome is Outcome.OK or _at_the_end(reading, ask) else 0
+        expected = 1 if ask.outcome is Outcome.OK or _at_the_end(reading, ask, replies[ask.correlation_id]) else 0
         if len(ask.completions) != expected:
             yield name_of(ask), f"is {ask.outcome.value}; its waiter completed {len(ask.completions)} times, expected {expected}"
         if not ask.completions:
@@ -185,11 +186,11 @@ def every_asker_is_told_once(reading: Reading) -> Finding:
             yield name_of(ask), f"its waiter completed with {given}; expected the first one, {first}"
 
 
-def _at_the_end(reading: Reading, ask: Asked) -> bool:
+def _at_the_end(reading: Reading, ask: Asked, replies: Iterable[Written]) -> bool:
     """Tell whether an ask that is unknown was completed as it ended: the reply and the end of patience came together."""
     if ask.outcome is not Outcome.UNKNOWN or not ask.completions:
         return False
-    told = next((reply for reply in reading.evidence.replies if reply.place == ask.completions[0]), None)
+    told = next((reply for reply in replies if reply.place == ask.completions[0]), None)
     return told is not None and told.timestamp >= ask.ended_ms - reading.evidence.slack_ms
 
 
@@ -205,19 +206,19 @@ def nothing_is_committed_before_it_is_done(reading: Reading) -> Finding:
     for case in reading.cases:
         cases[case.record.partition].append(case)
     for partition, first in _first_commits(reading.evidence.commits).items():
+        offsets = [commit.offset or 0 for commit in first]
         end = reading.evidence.ends.get(partition, 0)
-        beyond = next((commit for commit in first if (commit.offset or 0) > end), None)
-        if beyond is not None:
-            yield f"partition {partition}", f"{beyond.offset} was committed; the partition ends at {end}"
+        if offsets and offsets[-1] > end:
+            yield f"partition {partition}", f"{offsets[-1]} was committed; the partition ends at {end}"
         for case in cases[partition]:
-            passed = next((commit for commit in first if (commit.offset or 0) > case.record.offset), None)
-            if passed is None or reading.lost(case):
+            passed = bisect_right(offsets, case.record.offset)
+            if passed == len(first) or reading.lost(case):
                 continue
-            done_ms = case.done_ms
+            commit, done_ms = first[passed], case.done_ms
             if done_ms is None:
-                yield case, f"{passed.offset} was committed; {what_is_undone(case)}"
-            elif done_ms > passed.seen_ms + reading.evidence.clocks_apart_ms:
-                yield case, f"{passed.offset} was committed at {passed.seen_ms}; it was done {done_ms - passed.seen_ms} ms later"
+                yield case, f"{commit.offset} was committed; {what_is_undone(case)}"
+            elif done_ms > commit.seen_ms + reading.evidence.clocks_apart_ms:
+                yield case, f"{commit.offset} was committed at {commit.seen_ms}; it was done {done_ms - commit.seen_ms} ms later"
 
 
 def _first_commits(commits: tuple[Commit, ...]) -> dict[int, list[Commit]]:
