@@ -7,8 +7,9 @@ counts as the reply of its ask. `STRAY` is what no numbered invariant says: what
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -18,7 +19,7 @@ from typing import Final
 from gate.ledger.digest import conflicts
 from gate.model.decision import SCOPES, ActionOutcome, Cause, Scope
 
-from .evidence import Commit, Evidence, Outcome, Written
+from .evidence import Asked, Commit, Evidence, Outcome, Written
 from .reading import INSTEAD, Case, Decided, Reading, addressed, fits, source_of, waiter_of
 from .wording import body_of, cause_of, name_of, shown, what_is_undone, what_is_wrong
 
@@ -158,9 +159,10 @@ def _not_older(reading: Reading, reply: Written, case: Case) -> bool:
 
 
 def every_asker_is_told_once(reading: Reading) -> Finding:
-    """I4: a waiter completes once, with the first reply record of its correlation id; it completes exactly where its ask is ok.
+    """I4: a waiter completes at most once, with the first reply record of its correlation id; exactly once where its ask is ok.
 
-    First is lowest in its partition. An ask that is said to have failed stands nowhere in the attempts topic.
+    First is lowest in its partition. An ask without an answer in time may have one that came as its asker stopped waiting, within
+    the slack. An ask that is said to have failed stands nowhere in the attempts topic.
     (KAFKA.md section 7, I4, and section 5, client rule 4.)
     """
     replies: dict[bytes | None, list[Written]] = defaultdict(list)
@@ -170,7 +172,7 @@ def every_asker_is_told_once(reading: Reading) -> Finding:
     for ask in reading.evidence.asks:
         if ask.outcome is Outcome.FAILED and ask.correlation_id in taken:
             yield name_of(ask), f"is said to have failed; it stands at {taken[ask.correlation_id].record.place}"
-        expected = 1 if ask.outcome is Outcome.OK else 0
+        expected = 1 if ask.outcome is Outcome.OK or _at_the_end(reading, ask, replies[ask.correlation_id]) else 0
         if len(ask.completions) != expected:
             yield name_of(ask), f"is {ask.outcome.value}; its waiter completed {len(ask.completions)} times, expected {expected}"
         if not ask.completions:
@@ -182,6 +184,14 @@ def every_asker_is_told_once(reading: Reading) -> Finding:
             yield name_of(ask), f"its waiter completed with {given}, which is no reply to it"
         elif given != (first := min(before, key=lambda place: place.offset)):
             yield name_of(ask), f"its waiter completed with {given}; expected the first one, {first}"
+
+
+def _at_the_end(reading: Reading, ask: Asked, replies: Iterable[Written]) -> bool:
+    """Tell whether an ask that is unknown was completed as it ended: the reply and the end of patience came together."""
+    if ask.outcome is not Outcome.UNKNOWN or not ask.completions:
+        return False
+    told = next((reply for reply in replies if reply.place == ask.completions[0]), None)
+    return told is not None and told.timestamp >= ask.ended_ms - reading.evidence.slack_ms
 
 
 def nothing_is_committed_before_it_is_done(reading: Reading) -> Finding:
@@ -196,19 +206,19 @@ def nothing_is_committed_before_it_is_done(reading: Reading) -> Finding:
     for case in reading.cases:
         cases[case.record.partition].append(case)
     for partition, first in _first_commits(reading.evidence.commits).items():
+        offsets = [commit.offset or 0 for commit in first]
         end = reading.evidence.ends.get(partition, 0)
-        beyond = next((commit for commit in first if (commit.offset or 0) > end), None)
-        if beyond is not None:
-            yield f"partition {partition}", f"{beyond.offset} was committed; the partition ends at {end}"
+        if offsets and offsets[-1] > end:
+            yield f"partition {partition}", f"{offsets[-1]} was committed; the partition ends at {end}"
         for case in cases[partition]:
-            passed = next((commit for commit in first if (commit.offset or 0) > case.record.offset), None)
-            if passed is None or reading.lost(case):
+            passed = bisect_right(offsets, case.record.offset)
+            if passed == len(first) or reading.lost(case):
                 continue
-            done_ms = case.done_ms
+            commit, done_ms = first[passed], case.done_ms
             if done_ms is None:
-                yield case, f"{passed.offset} was committed; {what_is_undone(case)}"
-            elif done_ms > passed.seen_ms + reading.evidence.clocks_apart_ms:
-                yield case, f"{passed.offset} was committed at {passed.seen_ms}; it was done {done_ms - passed.seen_ms} ms later"
+                yield case, f"{commit.offset} was committed; {what_is_undone(case)}"
+            elif done_ms > commit.seen_ms + reading.evidence.clocks_apart_ms:
+                yield case, f"{commit.offset} was committed at {commit.seen_ms}; it was done {done_ms - commit.seen_ms} ms later"
 
 
 def _first_commits(commits: tuple[Commit, ...]) -> dict[int, list[Commit]]:

@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
+from functools import partial
 from typing import Any, Final
 
 import orjson
@@ -21,7 +22,6 @@ from gate.kafka.partitioner import partition_of
 from gate.ledger.answer import Entry, answer
 from gate.model.decision import SCOPES, ActionOutcome, ActionTrace, Cause, Denial, Outcome, fixed_denial
 from gate.model.wire import (
-    Headers,
     LedgerHeaders,
     Message,
     conflict_document,
@@ -35,7 +35,7 @@ from gate.worker.clock import BrokerClock
 from gate.worker.deciding import Decider
 from gate.worker.partitions import Flight
 
-from .evidence import Asked, Commit, Crash, Evidence, InFlight, Place, SideEffect, Written
+from .evidence import Asked, Commit, Crash, Evidence, InFlight, SideEffect, Written
 from .evidence import Outcome as Told
 
 SETTINGS: Final = Settings(
@@ -102,8 +102,6 @@ class Taking:
     step: Step
     flight: Flight
     number: int
-    copy: int = 0
-    leads: bool = False
 
 
 def play(steps: Sequence[Step]) -> Evidence:
@@ -128,12 +126,12 @@ class _Run:
         self.crashes: list[Crash] = []
         self.in_flight: list[InFlight] = []
         self.asks: dict[int, Asked] = {}
-        self.members = FIRST
+        self.members: tuple[str, ...] = FIRST
         self.look()
         at = START_MS
         for number, step in enumerate(steps):
             at += step.after_ms
-            self.at(at, lambda step=step, number=number: self.ask(step, number))
+            self.at(at, partial(self.ask, step, number))
         while self.events:
             when, _, do = heapq.heappop(self.events)
             self.now = max(self.now, when)  # some steps take a moment themselves
@@ -171,13 +169,14 @@ class _Run:
         )
         if step.fate in {Fate.LOST, Fate.REFUSED}:
             return
-        for copy in range(2 if step.fate is Fate.SENT_TWICE else 1):
+        for _ in range(2 if step.fate is Fate.SENT_TWICE else 1):
             message = Message(step.id.encode(), _value(step), list(_headers(step, correlation_id)))
             record = self.write("attempts", partition_of(step.id.encode(), PARTITIONS["attempts"]), message)
             self.undone[record.partition].add(record.offset)
             self.asks[number] = replace(self.asks[number], written=record.place)
             flight, _ = self.decider.read(record)  # type: ignore[arg-type] # frozen
-            self.at(self.now + 1, lambda taking=Taking(step=step, flight=flight, number=number, copy=copy): self.take(taking))
+            taking = Taking(step=step, flight=flight, number=number)
+            self.at(self.now + 1, partial(self.take, taking))
 
     def told(self, taking: Taking, reply: Written) -> None:
         ask = self.asks[taking.number]
@@ -241,7 +240,9 @@ class _Run:
 
     def decide(self, flight: Flight, cause: Cause | None, *, ran: bool, by: str) -> None:
         denial = None if cause is None else fixed_denial(cause) if cause is not Cause.ACCESS_DENIED else _DENIAL
-        changes = {} if denial else {"user_metadata": {"plan": "free", "old": None}, "app_metadata": {"by": by}}
+        changes: dict[str, dict[str, Any]] = (
+            {} if denial else {"user_metadata": {"plan": "free", "old": None}, "app_metadata": {"by": by}}
+        )
         trace = [ActionTrace("note", "sha256:1", ActionOutcome.RAN if ran else ActionOutcome.NOT_REACHED)]
         document = decision_document(
             attempt_id=flight.attempt_id,
@@ -292,11 +293,9 @@ class _Run:
         """Lose a worker: the next one begins where the first one committed, or before."""
         self.crashes.append(Crash(at_ms=self.now, worker="worker-a", how="SIGKILL"))
         self.members = SECOND if self.members is FIRST else FIRST
-        last = {commit.partition: commit for commit in self.commits}
-        for partition, commit in last.items():
-            self.commits.append(
-                replace(commit, seen_ms=self.now, offset=max(0, (commit.offset or 0) - 1), members=self.members)
-            ) if partition == 0 else None
+        last = next(commit for commit in reversed(self.commits) if commit.partition == 0)
+        behind = max(0, (last.offset or 0) - 1)
+        self.commits.append(replace(last, seen_ms=self.now, offset=behind, members=self.members))
 
     def look(self) -> None:
         """Commit what is done, and see it."""
@@ -357,6 +356,3 @@ def _headers(step: Step, correlation_id: bytes | None) -> Iterator[tuple[str, by
         yield "kafka_replyTopic", step.to.value.encode()
     if step.to is To.OUT_OF_RANGE:
         yield "kafka_replyPartition", b"\0\0\0\7"
-
-
-__all__ = ["PATIENCE_MS", "SETTINGS", "Fate", "Headers", "Place", "Step", "To", "play"]

@@ -413,7 +413,7 @@ PLANTED: dict[str, tuple[Invariant, str, Plant]] = {
     "an ask that is unknown although it was told": (
         Invariant.I4,
         "is unknown; its waiter completed 1 times",
-        lambda e: asked(e, "fred", outcome=Outcome.UNKNOWN),
+        lambda e: asked(e, "fred", outcome=Outcome.UNKNOWN, ended_ms=ask_of(e, "fred").ended_ms + e.slack_ms + 1),
     ),
     "an ask that is said to have failed": (
         Invariant.I4,
@@ -556,6 +556,10 @@ def test_planted_violation_is_found_as_what_it_is_and_alone(name: str) -> None:
 
 def test_every_invariant_has_a_planted_violation() -> None:
     assert set(Invariant) == {invariant for invariant, _, _ in PLANTED.values()}
+
+
+def test_reply_that_comes_as_its_asker_stops_waiting_may_complete_it() -> None:
+    assert [] == said(asked(CLEAN, "fred", outcome=Outcome.UNKNOWN))
 
 
 def test_commit_that_goes_back_with_a_change_of_members_is_none() -> None:
