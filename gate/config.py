@@ -144,6 +144,11 @@ class Settings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log line that is written")
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else JSON lines")
 
+    @property
+    def chain_path(self) -> Path:
+        """The chain to load: the one that is set, else `actions/chain.toml`."""
+        return self.chain or DEFAULT_CHAIN
+
 
 class SettingsError(ConfigError):
     """Settings are wrong; `usable` has those that are right, to look for more problems with."""

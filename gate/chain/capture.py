@@ -7,17 +7,17 @@ to its trace, where secrets are blanked out, and not to the log of the worker.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from types import FrameType
 from typing import Any, Final, TextIO, cast
 
 from gate.chain.effects import current
-from gate.chain.places import action_of
+from gate.chain.places import innermost_action
 
 ACTION_MODULES: Final = "gate_actions"
 """Parent of the modules that action files become, so of their `logging.getLogger(__name__)`, too."""
@@ -115,15 +115,7 @@ def _not_of_an_action(record: logging.LogRecord) -> bool:
 
 def _action_on_stack() -> bool:
     """Tell whether an action's code runs here, though in none of its contexts."""
-    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - what `inspect.currentframe` is
-
-    while frame is not None:
-        if action_of(frame) is not None:
-            return True
-
-        frame = frame.f_back
-
-    return False
+    return innermost_action(inspect.currentframe()) is not None
 
 
 _handler: Final = _Handler()

@@ -64,7 +64,6 @@ class Effects:
 
         if self.trace is not None:
             self.note(f"WARNING: api.{call} was called after the action had returned; the call is ignored")
-            self.trace.logs = self.log_lines or ()
 
     def outbound(self, result: str, duration_s: float) -> None:
         """Record a call made through `api.http`."""
@@ -95,6 +94,9 @@ class Effects:
         """Add a line of the gate's own, also after the action has ended; bounded like the action's."""
         if self.log_lines is None:
             self.log_lines = []
+
+            if self.trace is not None:
+                self.trace.logs = self.log_lines
 
         lines = self.log_lines
         room = MAX_LOG_CHARACTERS - self.log_characters

@@ -36,6 +36,14 @@ def action_of(frame: FrameType) -> str | None:
     return name if isinstance(name, str) else None
 
 
+def innermost_action(frame: FrameType | None) -> FrameType | None:
+    """Return the innermost frame of a stack whose code stands in an action's file."""
+    while frame is not None and action_of(frame) is None:
+        frame = frame.f_back
+
+    return frame
+
+
 def action_behind(error: BaseException) -> str | None:
     """Return the name of the first action whose code an error came through."""
     return next((name for frame, _ in traceback.walk_tb(traceback_of(error)) if (name := action_of(frame)) is not None), None)

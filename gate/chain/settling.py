@@ -127,7 +127,7 @@ def settle(
         trace.outcome = ActionOutcome.DENIED
         return deny(outcome, _worded(Cause.VALIDATION_ERROR, first["code"], first["message"], action, effects))
 
-    _take_changes(run, action, effects, trace)
+    _take_changes(run, action, effects)
     return False
 
 
@@ -166,7 +166,7 @@ def _failed(outcome: Outcome, action: Action, cause: Cause) -> bool:
     return False
 
 
-def _take_changes(run: Run, action: Action, effects: Effects, trace: ActionTrace) -> None:
+def _take_changes(run: Run, action: Action, effects: Effects) -> None:
     outcome = run.outcome
 
     if effects.user_id is not None:
@@ -178,7 +178,6 @@ def _take_changes(run: Run, action: Action, effects: Effects, trace: ActionTrace
     if run.event.connection.passwordless:  # rule 9
         dropped = ", ".join(f"{scope}.{key}" for scope, values in effects.changes.items() for key in values)
         effects.note(f"WARNING: {_NO_METADATA}; dropped: {dropped}")
-        trace.logs = effects.close() or ()
         outcome.warnings.append(warning("passwordless_metadata_dropped", _NO_METADATA, action.name))
         return
 

@@ -27,8 +27,7 @@ from gate.model.wire import TIMEOUT_MS as TIMEOUT_HEADER
 MAX_EVENT_BYTES: Final = 256 * 1024
 TIMEOUT_MS: Final = 30_000
 MAX_TIMEOUT_MS: Final = 120_000
-RESERVE_S: Final = 0.25
-"""Kept back of the asker's patience, at most a tenth of it, as a worker does (DESIGN.md section 3, rule 7)."""
+"""As long as any asker may wait (GATE_MAX_TIMEOUT_MS)."""
 
 
 @dataclass(kw_only=True)
@@ -114,6 +113,5 @@ async def _decide(chain: Chain, ask: Ask, document: Mapping[str, Any]) -> tuple[
 
     read, _ = read_document(value, max_bytes=MAX_EVENT_BYTES)
     event = Event.from_document(read)
-    patience_s = ask.timeout_ms / 1000
-    outcome = chain.run(event, attempt_id=ask.attempt_id, patience_s=patience_s - min(RESERVE_S, patience_s / 10))
+    outcome = chain.run(event, attempt_id=ask.attempt_id, patience_s=ask.timeout_ms / 1000 - ask.reserve_s)
     return await outcome if asyncio.iscoroutine(outcome) else outcome, read["user"]

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any, Final
 
 from gate import log as logs
-from gate.chain.places import action_of
+from gate.chain.places import action_of, innermost_action
 
 BLOCKED_AFTER_S: Final = 0.25
 """A loop that has not turned for so long is blocked: what DESIGN.md section 3 allows a JavaScript host, too."""
@@ -127,17 +127,8 @@ class Watchdog:
 
 def _look(frame: FrameType | None) -> tuple[str, str]:
     """Return the action and the place of the innermost line of an action on a stack; else no action, and the innermost line."""
-    innermost = frame
-
-    while frame is not None:
-        action = action_of(frame)
-
-        if action is not None:
-            return action, _line(frame)
-
-        frame = frame.f_back
-
-    return "", _line(innermost)
+    found = innermost_action(frame)
+    return ("", _line(frame)) if found is None else (action_of(found) or "", _line(found))
 
 
 def _line(frame: FrameType | None) -> str:

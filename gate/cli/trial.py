@@ -83,14 +83,14 @@ def _expected(answer: str) -> Expectation:
 
 
 def _chain_folder(flags: Flags) -> Path:
-    from gate.config import DEFAULT_CHAIN, SettingsError
+    from gate.config import SettingsError
 
     try:
         settings = flags.settings()
     except SettingsError as error:  # told when the chain is loaded, with all other problems
         settings = error.usable
 
-    chain = settings.chain or DEFAULT_CHAIN
+    chain = settings.chain_path
     return chain if chain.is_dir() else chain.parent
 
 

@@ -32,9 +32,9 @@ def worker(flags: Flags) -> None:
 def load_chain_of(settings: Settings) -> Chain:
     """Load the chain that the settings name; raise ChainError."""
     from gate.chain.loader import load_chain
-    from gate.config import DEFAULT_CHAIN, action_secrets
+    from gate.config import action_secrets
 
-    return load_chain(settings.chain or DEFAULT_CHAIN, secrets_dir=settings.secrets_dir, environ=action_secrets())
+    return load_chain(settings.chain_path, secrets_dir=settings.secrets_dir, environ=action_secrets())
 
 
 def load_with_chain(flags: Flags) -> tuple[Settings, Chain]:
@@ -79,7 +79,6 @@ async def _serve(settings: Settings, chain: Chain) -> None:
     from gate import log
     from gate.chain.loader import chain_files
     from gate.cli.running import on_hangup, or_stopped, stop_on_signals
-    from gate.config import DEFAULT_CHAIN
     from gate.kafka.connection import resolve_bootstrap, wait_for_kafka
     from gate.metrics import Metrics
     from gate.worker.health import HttpPort
@@ -94,7 +93,7 @@ async def _serve(settings: Settings, chain: Chain) -> None:
     starting = _Starting((f"waiting for Kafka at {bootstrap}",))
 
     def files() -> list[Path]:
-        return chain_files(settings.chain or DEFAULT_CHAIN, secrets_dir=settings.secrets_dir)
+        return chain_files(settings.chain_path, secrets_dir=settings.secrets_dir)
 
     reloader = ChainReloader(lambda: load_chain_of(settings), metrics, files=files if settings.watch_chain else None)
 

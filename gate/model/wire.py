@@ -33,6 +33,7 @@ REPLY_TOPICS: Final = frozenset({"kafka_replyTopic", "REPLY_TOPIC"})
 REPLY_PARTITIONS: Final = frozenset({"kafka_replyPartition", "REPLY_PARTITION"})
 
 MAX_ID_BYTES: Final = 200
+MAX_RESERVE_S: Final = 0.25
 OURS: Final = ("secrets", "config", "attempt_id")
 """Event fields that only the gate sets; dropped from what arrives."""
 
@@ -84,6 +85,11 @@ class Ask:
     traceparent: bytes | None
     named: bool  # the asker gave `gate-attempt-id`
     warnings: list[dict[str, str]]
+
+    @property
+    def reserve_s(self) -> float:
+        """What is kept back of the asker's patience so that the answer arrives in time (DESIGN.md section 3, rule 7)."""
+        return min(MAX_RESERVE_S, self.timeout_ms / 10_000)
 
     @property
     def source(self) -> str:

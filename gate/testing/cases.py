@@ -16,14 +16,12 @@ from typing import Any, Final
 
 import orjson
 
+from gate.chain.trial import MAX_TIMEOUT_MS
 from gate.errors import CasesError, InputError
 from gate.testing.difference import ABSENT, Absent, Difference
 from gate.testing.expectation import Expectation, unknown
 
 __all__ = ["ABSENT", "Absent", "Case", "Difference", "Expectation", "change", "load_cases", "parse_cases"]
-
-MAX_TIMEOUT_MS: Final = 120_000
-"""As long as any asker may wait (GATE_MAX_TIMEOUT_MS)."""
 
 _CASE_KEYS: Final = ("event", "with", "expect", "attempt_id", "timeout_ms")
 _TABLE_KEYS: Final = ("event", "with", "timeout_ms", "cases")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Coroutine
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
@@ -28,8 +28,6 @@ from gate.model.wire import (
 )
 from gate.worker.clock import BrokerClock
 from gate.worker.partitions import Append, Flight
-
-_RESERVE_S: Final = 0.25  # kept back of the asker's patience so that the answer arrives in time (DESIGN.md section 3, rule 7)
 
 
 class Decider:
@@ -75,8 +73,7 @@ class Decider:
         except InvalidEvent as fault:
             ask.warnings.append(warning("invalid_attempt", str(fault)))
             return self.chain.not_run(Cause.INVALID_ATTEMPT)
-        reserve_s = min(_RESERVE_S, ask.timeout_ms / 10_000)
-        return self.chain.run(event, attempt_id=flight.attempt_id, patience_s=max(0.0, left_ms / 1000 - reserve_s))
+        return self.chain.run(event, attempt_id=flight.attempt_id, patience_s=max(0.0, left_ms / 1000 - ask.reserve_s))
 
     def queue_ms(self, flight: Flight) -> float:
         """How long an attempt has waited since the broker stamped it; never negative."""

@@ -323,8 +323,7 @@ class Worker:
             append, document = self._decider.word(flight, outcome)
         except orjson.JSONEncodeError:
             log.exception("decision_not_serialisable", attempt_id=flight.attempt_id)
-            failed = Outcome(denial=fixed_denial(Cause.ACTION_FAILED), chain=outcome.chain)
-            append, document = self._decider.word(flight, failed)
+            append, document = self._word_failure(flight, outcome.chain)
         if partition.decided(flight, append, document):
             self._scribe.append(partition, append)
             if self._settings.mode == "at_least_once":
@@ -335,14 +334,16 @@ class Worker:
         if flight.stage is Stage.APPEND and flight.append is append:
             self._do(partition, partition.assume(flight))
 
+    def _word_failure(self, flight: Flight, chain: str | None) -> tuple[Append, dict[str, Any]]:
+        """Word `action_failed` in place of a decision that cannot be written, made by that chain."""
+        return self._decider.word(flight, Outcome(denial=fixed_denial(Cause.ACTION_FAILED), chain=chain))
+
     def _reject(self, partition: Partition, append: Append) -> None:
         """Decide `action_failed` in place of a decision that the ledger refuses for its size (rule 15)."""
         flight = append.flight
         if flight.stage is Stage.APPEND and flight.append is append:
             log.error("decision_too_large", attempt_id=flight.attempt_id, size_bytes=len(append.message.value or b""))
-            chain = None if flight.document is None else flight.document["chain"]
-            failed = Outcome(denial=fixed_denial(Cause.ACTION_FAILED), chain=chain)
-            smaller, document = self._decider.word(flight, failed)
+            smaller, document = self._word_failure(flight, None if flight.document is None else flight.document["chain"])
             partition.decided(flight, smaller, document)
             self._scribe.append(partition, smaller)
 
