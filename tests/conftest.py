@@ -48,20 +48,31 @@ def kafka() -> Iterator[EmbeddedKafka]:
         yield broker
 
 
+@pytest.fixture(scope="session")
+def fresh_settings(kafka: EmbeddedKafka) -> Callable[..., Settings]:
+    """`fresh_settings(**options)`: settings that point at the broker, with names of topics and group that nobody has used."""
+
+    def fresh(**options: Any) -> Settings:
+        unique = uuid.uuid4().hex[:8]
+        return Settings(
+            bootstrap_servers=kafka.bootstrap,
+            attempts_topic=f"{unique}.attempts",
+            decisions_topic=f"{unique}.decisions",
+            replies_topic=f"{unique}.replies",
+            dlq_topic=f"{unique}.attempts.dlq",
+            reply_topics=(f"{unique}.replies*",),
+            group_id=f"{unique}.gate",
+            http_port=0,
+            **options,
+        )
+
+    return fresh
+
+
 @pytest.fixture
-def settings(kafka: EmbeddedKafka) -> Settings:
+def settings(fresh_settings: Callable[..., Settings]) -> Settings:
     """Settings that point at the broker, with names of topics and group that no other test uses. No topic exists yet."""
-    unique = uuid.uuid4().hex[:8]
-    return Settings(
-        bootstrap_servers=kafka.bootstrap,
-        attempts_topic=f"{unique}.attempts",
-        decisions_topic=f"{unique}.decisions",
-        replies_topic=f"{unique}.replies",
-        dlq_topic=f"{unique}.attempts.dlq",
-        reply_topics=(f"{unique}.replies*",),
-        group_id=f"{unique}.gate",
-        http_port=0,
-    )
+    return fresh_settings()
 
 
 @pytest.fixture

@@ -268,6 +268,11 @@ class WorkerProcess:
             assert self.process.poll() is None, self.log
             return 0, str(error)
 
+    def metrics(self) -> str:
+        """Return the text of /metrics."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=5) as response:
+            return str(response.read().decode())
+
     async def ready(self, *, within_s: float = 30.0) -> WorkerProcess:
         """Wait until it takes attempts."""
         await until(lambda: self.readiness()[0] == 200, within_s=within_s, why=lambda: f"{self.readiness()}\n{self.log}")
@@ -294,6 +299,10 @@ class WorkerProcess:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+
+
+Start = Callable[..., WorkerProcess]
+"""What the fixture `start` returns."""
 
 
 async def until(check: Callable[[], Any], *, within_s: float, why: Callable[[], str]) -> None:

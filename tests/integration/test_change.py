@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +11,9 @@ import pytest
 from gate.chain.loader import load_chain
 from gate.config import Settings
 
-from .peers import Asker, Load, WorkerProcess, body, event, read_all, serving
+from .peers import Asker, Load, Start, WorkerProcess, body, event, read_all, serving
 
 pytestmark = pytest.mark.kafka
-
-Start = Callable[..., WorkerProcess]
 
 SAYS = """
 async def on_execute_pre_user_registration(event, api):
@@ -60,28 +56,8 @@ def chain(tmp_path: Path) -> ChainFolder:
     return ChainFolder(tmp_path / "chain")
 
 
-@pytest.fixture
-async def asker(topics: Settings) -> AsyncIterator[Asker]:
-    async with Asker(topics) as made:
-        yield made
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    started: list[WorkerProcess] = []
-
-    def worker(settings: Settings, **options: Any) -> WorkerProcess:
-        started.append(WorkerProcess(settings, tmp_path, **options))
-        return started[-1]
-
-    yield worker
-    for process in started:
-        process.close()
-
-
 def metric(worker: WorkerProcess, line: str) -> float:
-    with urllib.request.urlopen(f"{worker.url}/metrics", timeout=5) as response:
-        found = [each for each in response.read().decode().splitlines() if each.startswith(line + " ")]
+    found = [each for each in worker.metrics().splitlines() if each.startswith(line + " ")]
     return float(found[0].rpartition(" ")[2]) if found else 0.0
 
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -23,7 +22,6 @@ from gate.chain.cache import Cache
 from gate.chain.loader import load_chain
 from gate.config import Settings
 from gate.kafka.closing import stop_consumer, stop_producer
-from gate.kafka.embedded import EmbeddedKafka
 from gate.kafka.topics import create_topics
 from gate.testing.expectation import Expectation
 from gate.worker.worker import Worker
@@ -89,12 +87,9 @@ class Desk:
                 heard.set_result(body(record))
 
 
-async def _answers(
-    kafka: EmbeddedKafka, folder: Path, server: Server, asked: list[Rule], **options: Any
-) -> dict[str, dict[str, Any] | str]:
+async def _answers(settings: Settings, folder: Path, server: Server, asked: list[Rule]) -> dict[str, dict[str, Any] | str]:
     """Ask one worker with these settings rule after rule; return the answers by name of the rule, or why there is none."""
-    settings = _settings(kafka, **options)
-    await create_topics(settings, kafka.bootstrap, partitions=1, replication=1)
+    await create_topics(settings, settings.bootstrap_servers or "", partitions=1, replication=1)
     answers: dict[str, dict[str, Any] | str] = {}
     unanswered = 0
     async with serving(settings, chain=CHAIN) as worker, Desk(settings).open() as desk:
@@ -121,21 +116,6 @@ async def _answer(rule: Rule, folder: Path, worker: Worker, desk: Desk, server: 
 _numbers = count()
 
 
-def _settings(kafka: EmbeddedKafka, **options: Any) -> Settings:
-    unique = uuid.uuid4().hex[:8]
-    return Settings(
-        bootstrap_servers=kafka.bootstrap,
-        attempts_topic=f"{unique}.attempts",
-        decisions_topic=f"{unique}.decisions",
-        replies_topic=f"{unique}.replies",
-        dlq_topic=f"{unique}.attempts.dlq",
-        reply_topics=(f"{unique}.replies",),
-        group_id=f"{unique}.gate",
-        http_port=0,
-        **options,
-    )
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     with Server() as server:
@@ -144,7 +124,10 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def answers(
-    kafka: EmbeddedKafka, server: Server, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    fresh_settings: Callable[..., Settings],
+    server: Server,
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, dict[str, Any] | str]:
     """What a worker answers to every rule that was chosen; rules that want other settings ask another worker."""
     chosen = [item.callspec.params["rule"] for item in request.session.items if getattr(item, "module", None) is request.module]
@@ -153,7 +136,7 @@ def answers(
         settings = chosen[0].settings
         asked = [rule for rule in chosen if rule.settings == settings]
         chosen = [rule for rule in chosen if rule.settings != settings]
-        found |= asyncio.run(_answers(kafka, tmp_path_factory.mktemp("rules"), server, asked, **settings))
+        found |= asyncio.run(_answers(fresh_settings(**settings), tmp_path_factory.mktemp("rules"), server, asked))
     return found
 
 

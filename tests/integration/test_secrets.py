@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import urllib.request
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +41,6 @@ async def on_execute_pre_user_registration(event, api):
 KINDS = ("approve", "deny", "refuse", "raise", "late")
 
 
-@pytest.fixture
-async def asker(topics: Settings) -> AsyncIterator[Asker]:
-    async with Asker(topics) as made:
-        yield made
-
-
-def read(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=5) as response:
-        return str(response.read().decode())
-
-
 async def test_a_secret_is_found_nowhere_outside_of_the_worker(
     asker: Asker, topics: Settings, tmp_path: Path, eventually: Any
 ) -> None:
@@ -69,7 +56,7 @@ async def test_a_secret_is_found_nowhere_outside_of_the_worker(
             await asker.submit(kind, event(f"{kind}@example.com"))
         await eventually(lambda: len(asker.replies) == len(KINDS))
         await eventually(lambda: worker.lines("action_left_error"))
-        metrics = await asyncio.to_thread(read, f"{worker.url}/metrics")
+        metrics = await asyncio.to_thread(worker.metrics)
         assert 0 == await worker.end()
     finally:
         worker.close()

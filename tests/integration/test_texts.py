@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,6 @@ from gate.model.decision import FIXED_TEXTS, Cause
 from .peers import EVENT, Asker, body, serving
 
 pytestmark = pytest.mark.kafka
-
-
-@pytest.fixture
-async def asker(topics: Settings) -> AsyncIterator[Asker]:
-    async with Asker(topics) as made:
-        yield made
 
 
 def spoken(mailbox: str, language: str) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,6 @@ from gate.worker.worker import Worker
 from .peers import Asker, alter_topic, body, event, header, int32, lag, read_all, serving
 
 pytestmark = pytest.mark.kafka
-
-
-@pytest.fixture
-async def asker(topics: Settings) -> AsyncIterator[Asker]:
-    async with Asker(topics) as made:
-        yield made
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import asyncio
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +16,9 @@ from gate.config import Settings
 from gate.kafka.embedded import EmbeddedKafka
 from gate.kafka.topics import create_topics
 
-from .peers import Asker, Load, WorkerProcess, body, event, lag, members, read_all
+from .peers import Asker, Load, Start, WorkerProcess, body, event, lag, members, read_all
 
 pytestmark = pytest.mark.kafka
-
-Start = Callable[..., WorkerProcess]
-
-
-@pytest.fixture
-async def asker(topics: Settings) -> AsyncIterator[Asker]:
-    async with Asker(topics) as made:
-        yield made
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """`start(settings)`: a worker process, killed at the end of the test if it still runs."""
-    started: list[WorkerProcess] = []
-
-    def worker(settings: Settings, **options: Any) -> WorkerProcess:
-        started.append(WorkerProcess(settings, tmp_path, **options))
-        return started[-1]
-
-    yield worker
-    for process in started:
-        process.close()
 
 
 def assert_calm(worker: WorkerProcess) -> None:
