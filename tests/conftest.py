@@ -8,6 +8,7 @@ import os
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -48,25 +49,24 @@ def kafka() -> Iterator[EmbeddedKafka]:
         yield broker
 
 
+def fresh(bootstrap: str, **options: Any) -> Settings:
+    """Return settings that point at a broker, with names of topics and group that nobody has used."""
+    unique = uuid.uuid4().hex[:8]
+    names = {
+        "attempts_topic": f"{unique}.attempts",
+        "decisions_topic": f"{unique}.decisions",
+        "replies_topic": f"{unique}.replies",
+        "dlq_topic": f"{unique}.attempts.dlq",
+        "reply_topics": (f"{unique}.replies*",),
+        "group_id": f"{unique}.gate",
+    }
+    return Settings(bootstrap_servers=bootstrap, http_port=0, **{**names, **options})
+
+
 @pytest.fixture(scope="session")
 def fresh_settings(kafka: EmbeddedKafka) -> Callable[..., Settings]:
     """`fresh_settings(**options)`: settings that point at the broker, with names of topics and group that nobody has used."""
-
-    def fresh(**options: Any) -> Settings:
-        unique = uuid.uuid4().hex[:8]
-        return Settings(
-            bootstrap_servers=kafka.bootstrap,
-            attempts_topic=f"{unique}.attempts",
-            decisions_topic=f"{unique}.decisions",
-            replies_topic=f"{unique}.replies",
-            dlq_topic=f"{unique}.attempts.dlq",
-            reply_topics=(f"{unique}.replies*",),
-            group_id=f"{unique}.gate",
-            http_port=0,
-            **options,
-        )
-
-    return fresh
+    return partial(fresh, kafka.bootstrap)
 
 
 @pytest.fixture

@@ -167,6 +167,7 @@ class Evidence:
     crashes: tuple[Crash, ...] = ()
     in_flight: tuple[InFlight, ...] = ()
     rebalances: tuple[int, ...] = ()  # ms; those that the run knows of although the members stayed the same
+    mended: tuple[int, ...] = ()  # ms; when a fault was over that took nothing away but held answers up
     slack_ms: int = 1000  # how far beyond its deadline a decision may be made on a busy machine
     clocks_apart_ms: int = 5  # how far the clocks of brokers, workers and the one who samples are apart
 
@@ -205,6 +206,7 @@ class Observed:
     crashes: tuple[Crash, ...] = ()
     in_flight: tuple[InFlight, ...] = ()
     rebalances: tuple[int, ...] = ()
+    mended: tuple[int, ...] = ()
     partitions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # that topics had before the last count
 
 
@@ -235,6 +237,7 @@ async def collect(settings: Settings, observed: Observed, *, slack_ms: int = 100
         crashes=observed.crashes,
         in_flight=observed.in_flight,
         rebalances=observed.rebalances,
+        mended=observed.mended,
         slack_ms=slack_ms,
         clocks_apart_ms=clocks_apart_ms,
     )

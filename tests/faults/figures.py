@@ -27,7 +27,7 @@ class Figures:
     decided_twice: int  # ids with more replied decisions than rule 1 gives
     run_again: int  # runs of actions beyond those that the attempts may have
     longest_wait_s: float  # from sending to the answer, as the asker saw it; else from record to record
-    recovered_s: float  # from a crash until the last attempt that was waiting then was answered; the longest of all crashes
+    recovered_s: float  # from a crash, or from a mend, until the last attempt waiting then was answered; the longest
 
 
 def figures(evidence: Evidence) -> Figures:
@@ -42,10 +42,10 @@ def figures(evidence: Evidence) -> Figures:
         if done_ms is not None and case.flight.ask.correlation_id not in known
     ]
     recoveries_ms = [
-        done_ms - crash.at_ms
-        for crash in evidence.crashes
+        done_ms - at_ms
+        for at_ms in (*(crash.at_ms for crash in evidence.crashes), *evidence.mended)
         for case, done_ms in done
-        if done_ms is not None and case.record.timestamp <= crash.at_ms < done_ms
+        if done_ms is not None and case.record.timestamp <= at_ms < done_ms
     ]
     sent = sum(len(replies) for waiter, replies in reading.replies.items() if waiter in reading.by_waiter)
     return Figures(

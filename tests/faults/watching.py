@@ -142,6 +142,7 @@ class Watch:
         self.settings = settings
         self.workers = list(workers)  # may grow while it watches
         self.crashes: list[Crash] = []
+        self.mended: list[int] = []  # ms
         self._every_s = every_s
         self._commits: list[Commit] = []
         self._last: dict[int, Commit] = {}
@@ -166,7 +167,13 @@ class Watch:
 
     def observed(self, **more: Any) -> Observed:
         """Return what was seen; `more` is what others have noted (`asks`, `side_effects`, …)."""
-        return Observed(commits=tuple(self._commits), crashes=tuple(self.crashes), in_flight=tuple(self._in_flight), **more)
+        return Observed(
+            commits=tuple(self._commits),
+            crashes=tuple(self.crashes),
+            in_flight=tuple(self._in_flight),
+            mended=tuple(self.mended),
+            **more,
+        )
 
     async def _watch_group(self) -> None:
         while True:

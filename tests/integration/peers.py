@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from gate.metrics import Metrics
 from gate.worker.worker import Worker
 
 CHAIN = Path(__file__).parent / "chain"
+GATE = (str(Path(sys.executable).parent / "gate"),)
 
 EVENT: dict[str, Any] = {
     "connection": {"id": "con_1", "name": "Username-Password-Authentication", "strategy": "auth0"},
@@ -226,7 +227,9 @@ async def serving(settings: Settings, *, chain: Path = CHAIN) -> AsyncIterator[W
 class WorkerProcess:
     """`gate worker` as a process of its own, as a supervisor starts it."""
 
-    def __init__(self, settings: Settings, folder: Path, *, chain: Path = CHAIN, **env: str) -> None:
+    def __init__(
+        self, settings: Settings, folder: Path, *, chain: Path = CHAIN, program: Sequence[str] = GATE, **env: str
+    ) -> None:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("GATE_")}
         for name, value in settings.model_dump(exclude_defaults=True).items():
             environ[f"GATE_{name.upper()}"] = ",".join(value) if isinstance(value, tuple) else str(value)
@@ -234,7 +237,7 @@ class WorkerProcess:
         self._log = folder / f"worker-{time.monotonic_ns()}.log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [str(Path(sys.executable).parent / "gate"), "worker"],
+                [*program, "worker"],
                 cwd=folder,
                 env=environ,
                 stdin=subprocess.DEVNULL,
