@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import sys
 import tempfile
 import time
@@ -36,6 +37,8 @@ def main() -> int:
             out.print(f"{fault.row:>4}  {fault.name}", markup=False)
         return 0
     folder = arguments.keep or Path(tempfile.mkdtemp(prefix="gate-faults-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(filename=folder / "harness.log", level=logging.WARNING)  # aiokafka says a lot during an outage
     reports = asyncio.run(_run_all(chosen, folder, scale=arguments.scale))
     out.print(_table(reports))
     for report in reports:

@@ -15,9 +15,6 @@ from .matrix import fault
 from .scene import Scene, memory_bytes
 from .watching import RecordingClient
 
-SESSION_S = 6  # of the default settings
-
-
 # -- Killed -------------------------------------------------------------------------------------------------------------
 
 
@@ -39,7 +36,8 @@ async def _killed_at(scene: Scene, point: str) -> None:
     await scene.worker()
     async with await scene.load():
         await scene.died(doomed)
-        await scene.flow(SESSION_S + 4)
+        await asyncio.sleep(scene.settings.session_timeout_ms / 1000)
+        await scene.more_answers(100)
 
 
 for _point, _row, _short in (
@@ -50,7 +48,9 @@ for _point, _row, _short in (
     ("before_commit", "2b", False),
     ("after_commit", "1", False),
 ):
-    fault(f"kill -9 {_point.replace('_', ' ')}", row=_row, short=_short)(partial(_killed_at, point=_point))
+    fault(f"kill -9 {_point.replace('_', ' ')}", row=_row, short=_short, session_timeout_ms=3000)(
+        partial(_killed_at, point=_point)
+    )
 
 
 @fault("kill -9 of the only worker", row="1", session_timeout_ms=3000)
