@@ -136,6 +136,13 @@ class AttemptsConsumer:
             offset: int = await self._client.position(TopicPartition(self._topic, partition))
             return offset
 
+    async def positions(self, partitions: Iterable[int]) -> dict[int, int]:
+        """Return the offset of the next record of each partition that is assigned right now."""
+        assigned = self._client.assignment()
+        tps = [tp for number in partitions if (tp := TopicPartition(self._topic, number)) in assigned]
+        with _mapped():
+            return {tp.partition: await self._client.position(tp) for tp in tps}
+
     async def ends(self, partitions: Iterable[int]) -> dict[int, int]:
         """Return the high watermark of each partition."""
         with _mapped():

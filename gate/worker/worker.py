@@ -36,6 +36,7 @@ from gate.worker.recorder import Recorder
 from gate.worker.replies import AddressBook
 from gate.worker.scribe import LedgerScribe
 from gate.worker.sender import ReplySender
+from gate.worker.tasks import Tasks
 
 _HOUSEKEEPING_S: Final = 0.5
 _MISKEYED_LOG_S: Final = 60.0
@@ -70,8 +71,7 @@ class Worker:
             on_blocked=self._recorder.blocked,
         )
         self._chains = {chain}  # the one that decides, and those with attempts in flight
-        self._tasks: asyncio.TaskGroup | None = None
-        self._helpers: set[asyncio.Task[None]] = set()
+        self._tasks: Tasks | None = None
         self._miskeyed_logged_at = 0.0
         self._intake: Intake | None = None
         self.in_flight = 0
@@ -137,27 +137,26 @@ class Worker:
             self._check_topics()
             await self.chain.start(self._resources)
             # 2. take attempts until told to stop
-            async with asyncio.TaskGroup() as tasks:
+            async with Tasks() as tasks:
                 self._tasks = tasks
                 self._intake = intake = self._new_intake()
-                helpers: list[asyncio.Task[None]] = []
                 if await self._join(intake, stop):
-                    helpers = [
-                        tasks.create_task(intake.poll_forever(), name="poll"),
-                        tasks.create_task(intake.commit_forever(), name="commit"),
-                        tasks.create_task(intake.feel_pulse_forever(), name="pulse"),
-                        tasks.create_task(self._keep_house(intake), name="housekeeping"),
-                    ]
+                    tasks.keep(intake.poll_forever, name="poll")
+                    tasks.keep(intake.commit_forever, name="commit")
+                    tasks.keep(intake.feel_pulse_forever, name="pulse")
+                    tasks.keep(lambda: self._keep_house(intake), name="housekeeping")
                     await stop.wait()
                 # 3. finish, commit, leave
                 log.info("stopping", in_flight=self.in_flight, grace_s=self._settings.shutdown_grace_s)
                 await intake.stop_taking()
                 await self._drain(intake)
-                for task in (*helpers, *self._helpers, *self._running(intake)):
+                tasks.end()
+                for task in self._running(intake):
                     task.cancel()
-                await intake.leave()
         finally:
             self._tasks = None
+            if self._intake is not None:
+                await self._intake.leave()
             for chain in self._chains:
                 await chain.aclose()
             await asyncio.gather(*(client.stop() for client in (self._ledger, self._replies, self._dead_letters, self._topics)))
@@ -215,6 +214,7 @@ class Worker:
             room=lambda: settings.max_in_flight - max(self.in_flight, self._sender.burying),
             on_record=self._take,
             on_work=self._do,
+            caller=self._resources.caller,
         )
         self._recorder.metrics.in_flight_limit.set(settings.max_in_flight)
         return intake
@@ -237,9 +237,7 @@ class Worker:
 
     def _spawn(self, coro: Coroutine[Any, Any, None], *, name: str) -> None:
         assert self._tasks is not None
-        task = self._tasks.create_task(coro, name=name)
-        self._helpers.add(task)
-        task.add_done_callback(self._helpers.discard)
+        self._tasks.spawn(coro, name=name)
 
     async def _drain(self, intake: Intake) -> None:
         """Wait until nothing is in flight, dead letters included, or the grace period is over."""
@@ -308,13 +306,26 @@ class Worker:
             self._decided(partition, flight, result)
         else:
             assert self._tasks is not None
-            flight.task = self._tasks.create_task(self._finish(partition, flight, result), name=f"chain {flight.source}")
-            flight.task.add_done_callback(lambda _: result.close())  # cancelled before its first step it would stay unawaited
+            flight.task = self._tasks.start(self._finish(partition, flight, result), name=f"chain {flight.source}")
+
+            def ended(task: asyncio.Task[None]) -> None:
+                result.close()  # cancelled before its first step it would stay unawaited
+                if task.cancelled():
+                    self._cut_off(partition, flight)
+
+            flight.task.add_done_callback(ended)
 
     async def _finish(self, partition: Partition, flight: Flight, chain: Coroutine[Any, Any, Outcome]) -> None:
         outcome = await chain
         flight.task = None
         self._decided(partition, flight, outcome)
+
+    def _cut_off(self, partition: Partition, flight: Flight) -> None:
+        """Decide an attempt whose chain was cancelled by an action, or by what one left behind."""
+        if flight.stage is Stage.RUN and self._tasks is not None and not self._tasks.ending:
+            log.error("chain_cancelled", attempt_id=flight.attempt_id, source=flight.source)
+            flight.task = None
+            self._decided(partition, flight, Outcome(denial=fixed_denial(Cause.ACTION_FAILED)))
 
     def _decided(self, partition: Partition, flight: Flight, outcome: Outcome) -> None:
         flight.event = None  # the largest part of an attempt in flight, and not needed any more
