@@ -317,7 +317,7 @@ class Intake:
             if consumer is None:
                 continue
             ours = [partition.number for partition in self.partitions.values() if partition.offsets.owned]
-            question = asyncio.create_task(consumer.ends(ours or [0]), name="ends")
+            question = asyncio.create_task(self._look(consumer, ours or [0]), name="look")
             answered, _ = await asyncio.wait({question}, timeout=_SILENT_S)
             if not answered:
                 self._hear(silent=True)
@@ -331,13 +331,20 @@ class Intake:
             silent = question.cancelled() or question.exception() is not None
             self._hear(silent=silent)
             if not silent and consumer is self._consumer:
-                await self._watch(consumer, question.result())
+                self._watch(question.result())
 
-    async def _watch(self, consumer: AttemptsConsumer, ends: Mapping[int, int]) -> None:
-        """Replace a consumer that stands still although attempts wait and could be taken (KAFKA.md section 4, 14)."""
-        ready = self._ready() if self._room() > 0 and not self._full() and not self._stopping else []
-        positions = {} if self._rebalance_began is not None else await consumer.positions(ready)
-        waiting = {number: position for number, position in positions.items() if position < ends.get(number, 0)}
+    async def _look(self, consumer: AttemptsConsumer, ours: list[int]) -> dict[int, int]:
+        """Return the positions of the partitions that attempts wait in and can be taken from."""
+        ends = await consumer.ends(ours)
+        if self._stopping or self._rebalance_began is not None or self._room() <= 0 or self._full():
+            return {}
+        with contextlib.suppress(ConsumerTrouble):  # taken away in this moment
+            positions = await consumer.positions(self._ready())
+            return {number: position for number, position in positions.items() if position < ends.get(number, 0)}
+        return {}
+
+    def _watch(self, waiting: Mapping[int, int]) -> None:
+        """Replace a consumer that stands still although attempts wait (KAFKA.md section 4, 14)."""
         if self._delivered != self._delivered_before:
             self._delivered_before, self._stalls, self._stalled = self._delivered, 0, None
         still = self._deliveries.look(waiting, self._delivered)

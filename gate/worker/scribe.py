@@ -47,6 +47,7 @@ class LedgerScribe:
         self._preparing: dict[int, asyncio.Lock] = {}
         self._partitions: dict[int, Partition] = {}
         self._troubles: dict[int, str] = {}  # per partition, why its ledger does not take appends right now
+        self._unread: dict[int, str] = {}  # per partition, why its ledger cannot be read right now
         self._batches: SelfClocked[int, Append] = SelfClocked(
             self._append_batch,
             size_bytes=lambda append: len(append.message.value or b"") + _RECORD_OVERHEAD,
@@ -57,8 +58,11 @@ class LedgerScribe:
 
     @property
     def trouble(self) -> str | None:
-        """Why some decisions cannot be written right now."""
-        return next((f"partition {number}: {why}" for number, why in self._troubles.items()), None)
+        """Why some decisions cannot be written, or not be read back, right now."""
+        for does_not, troubles in (("take decisions", self._troubles), ("let itself be read", self._unread)):
+            for number, why in troubles.items():
+                return f"the ledger does not {does_not}: partition {number}: {why}"
+        return None
 
     # -- Appending (rules 4 to 7, 14, 15) ---------------------------------------------------------------------------------
 
@@ -131,9 +135,9 @@ class LedgerScribe:
                         # nothing there: is what was to be read still to come, or lost?
                         partition.lower_aim((await self._ledger.bounds(partition.number))[1])
                 except LogUnavailable as error:
-                    log.warning("ledger_not_read", partition=partition.number, error=str(error))
-                    await asyncio.sleep(_RETRY_S)
+                    await self._not_read(partition, error)
                     continue
+                self._unread.pop(partition.number, None)
                 if partition.table.next < offset:
                     continue  # the table was begun anew meanwhile
                 if part.start > offset:  # retention took what we wanted: the table begins where the log does (rule 9)
@@ -148,6 +152,7 @@ class LedgerScribe:
                         return
         finally:
             self._reading.discard(partition.number)
+            self._unread.pop(partition.number, None)
 
     # -- Beginning an assignment (rules 11, 18 to 20) ---------------------------------------------------------------------
 
@@ -170,17 +175,24 @@ class LedgerScribe:
                     seen = partition.table.next
                     end = (await self._ledger.bounds(partition.number))[1]
                 except LogUnavailable as error:
-                    log.warning("ledger_not_read", partition=partition.number, error=str(error))
-                    await asyncio.sleep(_RETRY_S)
+                    await self._not_read(partition, error)
                     continue
                 if not ours():
-                    return
+                    break
                 if end < seen:
                     self._apply(partition, partition.rewound())
                 else:
                     partition.aim(end)
                     self.follow(partition)
-                return
+                break
+            self._unread.pop(partition.number, None)
+
+    async def _not_read(self, partition: Partition, error: LogUnavailable) -> None:
+        """Wait before the next try to read the ledger."""
+        if partition.number not in self._unread:
+            log.warning("ledger_not_read", partition=partition.number, error=str(error))
+        self._unread[partition.number] = str(error)
+        await asyncio.sleep(_RETRY_S)
 
     async def _rewind(self, partition: Partition) -> None:
         """Rebuild the table and append every unresolved ask again (rule 7)."""
@@ -193,9 +205,9 @@ class LedgerScribe:
                     await self._rebuild(partition, oldest_ms - CLOCK_ALLOWANCE_MS, keep_acked=False)
                     end = (await self._ledger.bounds(partition.number))[1]
                 except LogUnavailable as error:
-                    log.warning("ledger_not_read", partition=partition.number, error=str(error))
-                    await asyncio.sleep(_RETRY_S)
+                    await self._not_read(partition, error)
                     continue
+                self._unread.pop(partition.number, None)
                 break
             partition.aim(end)
             self.follow(partition)

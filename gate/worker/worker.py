@@ -32,6 +32,7 @@ from gate.worker.clock import BrokerClock
 from gate.worker.deciding import Decider, answer_document
 from gate.worker.intake import Intake
 from gate.worker.partitions import Append, Flight, Partition, Stage, Step, Work
+from gate.worker.progress import Answers
 from gate.worker.recorder import Recorder
 from gate.worker.replies import AddressBook
 from gate.worker.scribe import LedgerScribe
@@ -39,6 +40,7 @@ from gate.worker.sender import ReplySender
 from gate.worker.tasks import Tasks
 
 _HOUSEKEEPING_S: Final = 0.5
+_NO_ROOM_LOOKS: Final = 10  # so many looks of the housekeeping without an answer: full is not just busy
 _MISKEYED_LOG_S: Final = 60.0
 
 log = logs.get(__name__)
@@ -74,6 +76,10 @@ class Worker:
         self._tasks: Tasks | None = None
         self._miskeyed_logged_at = 0.0
         self._intake: Intake | None = None
+        self._answers = Answers()
+        self._stuck = False  # answers are owed, and none goes out although nothing is known to be in the way
+        self._answered = 0  # at the last look
+        self._no_room_looks = 0  # since then
         self.in_flight = 0
         recorder = self._recorder
         self._topics = TopicList(settings, bootstrap)
@@ -265,21 +271,43 @@ class Worker:
             partitions = intake.partitions.values()
             for partition in partitions:
                 self._scribe.sweep(partition)
+            self._watch_answers(intake)
             metrics.in_flight.set(self.in_flight)
             oldest = min((flight.started_at for partition in partitions for flight in partition.flying.values()), default=None)
             metrics.oldest_in_flight_seconds.set(0.0 if oldest is None else time.monotonic() - oldest)
             metrics.ledger_entries.set(sum(len(partition.table) for partition in partitions))
 
+    def _watch_answers(self, intake: Intake) -> None:
+        """Notice when what is decided is not answered any more, and when attempts that are not done take up all the room."""
+        flights = [flight for partition in intake.partitions.values() for flight in partition.flying.values()]
+        owed = sum(flight.stage in (Stage.APPEND, Stage.REPLY) for flight in flights) - self._sender.burying
+        answered = self._recorder.metrics.decision_duration_seconds.count
+        full = self.in_flight >= self._settings.max_in_flight
+        self._no_room_looks = self._no_room_looks + 1 if full and answered == self._answered else 0
+        self._answered = answered
+        known = self._scribe.trouble or self._sender.trouble
+        stuck = self._answers.look(0 if known else owed, answered)
+        if stuck and not self._stuck:
+            log.critical("answers_stopped", owed=owed, note="only another process may help: /healthz says so")
+        self._stuck = stuck
+
     def status(self) -> Status:
         """Return whether attempts are being answered, and if not, why."""
-        if self._intake is None:
+        intake, sender, most = self._intake, self._sender, self._settings.max_in_flight
+        if intake is None:
             return Status(live=True, ready=False, reasons=("starting",))
-        reasons = list(self._intake.reasons())
+        reasons = list(intake.reasons())
         if self._scribe.trouble is not None:
-            reasons.append(f"the ledger does not take decisions: {self._scribe.trouble}")
-        if self._sender.burying >= self._settings.max_in_flight:
-            reasons.append(f"{self._sender.burying} dead letters wait to be written to {self._settings.dlq_topic}")
-        return Status(live=True, ready=not reasons, reasons=tuple(reasons))
+            reasons.append(self._scribe.trouble)
+        if sender.trouble is not None:
+            reasons.append(f"replies are not acknowledged: {sender.trouble}")
+        if sender.burying >= most:
+            reasons.append(f"{sender.burying} dead letters wait to be written to {self._settings.dlq_topic}")
+        if self._no_room_looks >= _NO_ROOM_LOOKS:
+            reasons.append(f"all of GATE_MAX_IN_FLIGHT={most} attempts are under way, and none has been answered for a while")
+        if self._stuck:
+            reasons.append("what is decided is not answered, and nothing is known to be in the way")
+        return Status(live=not (self._stuck or intake.hopeless), ready=not reasons, reasons=tuple(reasons))
 
     # -- One ask ----------------------------------------------------------------------------------------------------------
 
