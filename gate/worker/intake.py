@@ -52,7 +52,7 @@ class Intake:
         clock: BrokerClock,
         recorder: Recorder,
         spawn: Spawn,
-        ledger_partitions: int,
+        ledger_partitions: Callable[[int], int],
         room: Callable[[], int],
         on_record: Callable[[Partition, Record], Step],
         on_work: Callable[[Partition, Work], None],
@@ -64,7 +64,7 @@ class Intake:
         self._clock = clock
         self._recorder = recorder
         self._spawn = spawn
-        self._ledger_partitions = ledger_partitions
+        self._ledger_partitions = ledger_partitions  # how many there are, looked up anew where there should be more
         self._room = room
         self._on_record = on_record
         self._on_work = on_work
@@ -120,6 +120,11 @@ class Intake:
                 )
         if self._full():
             yield f"the ledger table holds GATE_LEDGER_ENTRIES_MAX={self._settings.ledger_entries_max} entries"
+
+    @property
+    def partitions_seen(self) -> int:
+        """How many partitions the attempts topic has at least."""
+        return max((*self.partitions, *self._unserved), default=-1) + 1
 
     @property
     def hopeless(self) -> bool:
@@ -211,6 +216,8 @@ class Intake:
             await self._restart()
         if self._consumer is None:  # the end came first
             return
+        if self._unserved and min(self._unserved) < self._ledger_partitions(max(self._unserved) + 1):
+            await self._serve_twins()
         for number in [number for number, found in self._first.items() if not found.done()]:
             self._receive(await self._fetch([number], max_records=1, timeout_ms=0))
         self._take_held()
@@ -403,9 +410,13 @@ class Intake:
 
     async def on_assigned(self, partitions: Collection[int]) -> None:
         """Adopt what is still ours, drop what is not, and read the ledger back for what is new."""
-        assert self._consumer is not None
-        served = [number for number in partitions if number < self._ledger_partitions]
+        if self._consumer is None:  # we leave, or the one that is told of this is being replaced
+            return
+        count = self._ledger_partitions(max(partitions, default=0) + 1)
+        served = [number for number in partitions if number < count]
         self._unserved = set(partitions) - set(served)
+        for number in sorted(self._unserved):
+            log.error("partition_not_served", partition=number, mend=f"add partitions to {self._settings.decisions_topic}")
         try:
             positions = await self._consumer.committed(served)
         except ConsumerTrouble as error:
@@ -416,21 +427,36 @@ class Intake:
             if partition.offsets.owned and number not in positions:
                 self._on_work(partition, partition.lose())
         for number, position in positions.items():
-            known = self.partitions.get(number)
-            partition = known or Partition(
-                number,
-                window_ms=self._settings.window_ms,
-                bodies_max=max(1, self._settings.ledger_bodies // max(1, self._ledger_partitions)),
-            )
-            self.partitions[number] = partition
-            self._consumer.seek(number, position)
-            partition.assign(position)
-            self._prepare(partition)
+            self._begin(number, position)
         self._assigned = True
         self._replacing = False
         began, self._rebalance_began = self._rebalance_began, None
         self._recorder.rebalanced(0.0 if began is None else time.monotonic() - began, len(positions))
         log.info("assigned", partitions=sorted(positions))
+
+    async def _serve_twins(self) -> None:
+        """Begin with partitions that were assigned before the ledger had a partition of their number."""
+        assert self._consumer is not None
+        count = self._ledger_partitions(1)
+        positions = await self._consumer.committed([number for number in self._unserved if number < count])
+        for number in positions.keys() & self._unserved if self._rebalance_began is None else ():
+            self._unserved.discard(number)
+            self._begin(number, positions[number])
+            log.info("partition_served", partition=number)
+
+    def _begin(self, number: int, position: int) -> None:
+        """Serve a partition from its committed offset on."""
+        assert self._consumer is not None
+        known = self.partitions.get(number)
+        partition = known or Partition(
+            number,
+            window_ms=self._settings.window_ms,
+            bodies_max=max(1, self._settings.ledger_bodies // max(1, self._ledger_partitions(1))),
+        )
+        self.partitions[number] = partition
+        self._consumer.seek(number, position)
+        partition.assign(position)
+        self._prepare(partition)
 
     def _prepare(self, partition: Partition) -> None:
         self._spawn(self._scribe.prepare(partition, lambda: self._since(partition)), name=f"prepare {partition.number}")

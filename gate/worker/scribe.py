@@ -35,14 +35,14 @@ class LedgerScribe:
         spawn: Spawn,
         max_batch_bytes: int,
         on_work: Callable[[Partition, Work], None],
-        on_rejected: Callable[[Partition, Append], None],
+        on_rejected: Callable[[Partition, Append], bool],
     ) -> None:
         self._ledger = ledger
         self._clock = clock
         self._recorder = recorder
         self._spawn = spawn
         self._on_work = on_work
-        self._on_rejected = on_rejected  # this decision can never be written: decide something smaller (rule 15)
+        self._on_rejected = on_rejected  # decide something smaller than this (rule 15); False where that cannot be
         self._reading: set[int] = set()
         self._preparing: dict[int, asyncio.Lock] = {}
         self._partitions: dict[int, Partition] = {}
@@ -63,6 +63,11 @@ class LedgerScribe:
             for number, why in troubles.items():
                 return f"the ledger does not {does_not}: partition {number}: {why}"
         return None
+
+    @property
+    def owed(self) -> int:
+        """How many decisions are on their way to the ledger."""
+        return len(self._batches)
 
     # -- Appending (rules 4 to 7, 14, 15) ---------------------------------------------------------------------------------
 
@@ -88,16 +93,10 @@ class LedgerScribe:
             if len(batch) > 1:
                 for append in batch:
                     await self._append_batch(number, [append])
-            else:
-                self._on_rejected(partition, batch[0])
+            elif not self._on_rejected(partition, batch[0]):
+                await self._retry(partition, batch, "its max.message.bytes is too small for any decision", _RETRY_MAX_S)
         except LogUnavailable as error:
-            if number not in self._troubles:
-                log.warning("ledger_unavailable", partition=number, error=str(error))
-            self._troubles[number] = str(error)
-            await asyncio.sleep(min(_RETRY_MAX_S, max(_RETRY_S, (time.monotonic() - started) / 2)))
-            for append in batch:
-                if append.is_needed:
-                    self.append(partition, append)
+            await self._retry(partition, batch, str(error), (time.monotonic() - started) / 2)
         else:
             for append in batch:
                 append.flight.appended_at = time.monotonic()
@@ -106,6 +105,16 @@ class LedgerScribe:
             self._recorder.appended(time.monotonic() - started)
             self._clock.acknowledged(appended.timestamp_ms)
             self._apply(partition, partition.acknowledged(appended.base_offset, batch))
+
+    async def _retry(self, partition: Partition, batch: list[Append], why: str, pause_s: float) -> None:
+        """Append again what was not taken, after a pause."""
+        if partition.number not in self._troubles:
+            log.warning("ledger_unavailable", partition=partition.number, error=why)
+        self._troubles[partition.number] = why
+        await asyncio.sleep(min(_RETRY_MAX_S, max(_RETRY_S, pause_s)))
+        for append in batch:
+            if append.is_needed:
+                self.append(partition, append)
 
     def _apply(self, partition: Partition, work: Work) -> None:
         if work.rewound:

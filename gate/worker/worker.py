@@ -83,10 +83,11 @@ class Worker:
         self.in_flight = 0
         recorder = self._recorder
         self._topics = TopicList(settings, bootstrap)
+        self._partitions = 1  # of the attempts topic, as last seen
         self._ledger = KafkaLedger(
             self._options,
             topic=settings.decisions_topic,
-            count=lambda: self._topics.partitions(settings.decisions_topic) or 0,
+            count=self._ledger_partitions,
             on_restart=recorder.restarted,
         )
         self._replies = BatchProducer(self._options, on_restart=lambda: recorder.restarted("reply_producer"))
@@ -216,14 +217,21 @@ class Worker:
             clock=self._clock,
             recorder=self._recorder,
             spawn=self._spawn,
-            ledger_partitions=self._ledger.partitions,
-            room=lambda: settings.max_in_flight - max(self.in_flight, self._sender.burying),
+            ledger_partitions=self._ledger_partitions,
+            room=self._room_assuming if settings.mode == "at_least_once" else self._room,
             on_record=self._take,
             on_work=self._do,
             caller=self._resources.caller,
         )
         self._recorder.metrics.in_flight_limit.set(settings.max_in_flight)
         return intake
+
+    def _room(self) -> int:
+        return self._settings.max_in_flight - max(self.in_flight, self._sender.burying)
+
+    def _room_assuming(self) -> int:
+        """Return the room where replies do not wait for the ledger: what it still owes takes up room, too."""
+        return min(self._room(), self._settings.max_in_flight - self._scribe.owed)
 
     def _check_topics(self) -> None:
         settings = self._settings
@@ -232,10 +240,11 @@ class Worker:
             for name, topic in (("attempts", settings.attempts_topic), ("decisions", settings.decisions_topic))
             if not self._topics.partitions(topic)
         ]
-        attempts = self._topics.partitions(settings.attempts_topic)
-        if not problems and attempts != self._ledger.partitions:
+        attempts, ledger = self._topics.partitions(settings.attempts_topic) or 1, self._ledger_partitions()
+        self._partitions = attempts
+        if not problems and attempts != ledger:
             problems = [
-                f"{settings.attempts_topic} has {attempts} partitions and {settings.decisions_topic} {self._ledger.partitions}; "
+                f"{settings.attempts_topic} has {attempts} partitions and {settings.decisions_topic} {ledger}; "
                 "they must have the same number (`gate topics check`)"
             ]
         if problems:
@@ -246,9 +255,13 @@ class Worker:
         self._tasks.spawn(coro, name=name)
 
     async def _drain(self, intake: Intake) -> None:
-        """Wait until nothing is in flight, dead letters included, or the grace period is over."""
+        """Wait until nothing is in flight, dead letters and decisions included, or the grace period is over."""
         deadline = time.monotonic() + self._settings.shutdown_grace_s
-        while (left := sum(len(partition.flying) for partition in intake.partitions.values())) and time.monotonic() < deadline:
+
+        def under_way() -> int:
+            return max(self._scribe.owed, sum(len(partition.flying) for partition in intake.partitions.values()))
+
+        while (left := under_way()) and time.monotonic() < deadline:
             await intake.room_made(min(0.1, deadline - time.monotonic()))
         if left:
             log.warning("stopped_with_attempts_in_flight", in_flight=left, note="they are delivered again to another worker")
@@ -272,10 +285,28 @@ class Worker:
             for partition in partitions:
                 self._scribe.sweep(partition)
             self._watch_answers(intake)
+            self._watch_partitions(intake)
             metrics.in_flight.set(self.in_flight)
             oldest = min((flight.started_at for partition in partitions for flight in partition.flying.values()), default=None)
             metrics.oldest_in_flight_seconds.set(0.0 if oldest is None else time.monotonic() - oldest)
             metrics.ledger_entries.set(sum(len(partition.table) for partition in partitions))
+
+    def _ledger_partitions(self, at_least: int = 1) -> int:
+        return self._topics.partitions(self._settings.decisions_topic, at_least=at_least) or 0
+
+    def _watch_partitions(self, intake: Intake) -> None:
+        """Say once what partitions that were added mean: an attempt that is sent again may not find its first decision (C2)."""
+        settings, before = self._settings, self._partitions
+        found = self._topics.partitions(settings.attempts_topic, at_least=intake.partitions_seen) or before
+        if found != before:
+            self._partitions = found
+            log.warning(
+                "partitions_changed",
+                topic=settings.attempts_topic,
+                before=before,
+                now=found,
+                note=f"for {settings.window_ms / 1000:g} s an attempt that is sent again may be decided again (condition C2)",
+            )
 
     def _watch_answers(self, intake: Intake) -> None:
         """Notice when what is decided is not answered any more, and when attempts that are not done take up all the room."""
@@ -362,7 +393,8 @@ class Worker:
             append, document = self._decider.word(flight, outcome)
         except orjson.JSONEncodeError:
             log.exception("decision_not_serialisable", attempt_id=flight.attempt_id)
-            append, document = self._word_failure(flight, outcome.chain)
+            failure = Outcome(denial=fixed_denial(Cause.ACTION_FAILED), chain=outcome.chain, trace=outcome.trace)
+            append, document = self._decider.word(flight, failure)
         if partition.decided(flight, append, document):
             self._scribe.append(partition, append)
             if self._settings.mode == "at_least_once":
@@ -373,18 +405,17 @@ class Worker:
         if flight.stage is Stage.APPEND and flight.append is append:
             self._do(partition, partition.assume(flight))
 
-    def _word_failure(self, flight: Flight, chain: str | None) -> tuple[Append, dict[str, Any]]:
-        """Word `action_failed` in place of a decision that cannot be written, made by that chain."""
-        return self._decider.word(flight, Outcome(denial=fixed_denial(Cause.ACTION_FAILED), chain=chain))
-
-    def _reject(self, partition: Partition, append: Append) -> None:
-        """Decide `action_failed` in place of a decision that the ledger refuses for its size (rule 15)."""
+    def _reject(self, partition: Partition, append: Append) -> bool:
+        """Decide less in place of a decision that the ledger refuses for its size (rule 15); return False if nothing is less."""
         flight = append.flight
-        if flight.stage is Stage.APPEND and flight.append is append:
-            log.error("decision_too_large", attempt_id=flight.attempt_id, size_bytes=len(append.message.value or b""))
-            smaller, document = self._word_failure(flight, None if flight.document is None else flight.document["chain"])
-            partition.decided(flight, smaller, document)
-            self._scribe.append(partition, smaller)
+        if flight.stage is not Stage.APPEND or flight.append is not append:
+            return True
+        smaller = self._decider.word_smaller(flight, append)
+        size_bytes = len(append.message.value or b"")
+        log.error("decision_too_large", attempt_id=flight.attempt_id, size_bytes=size_bytes, written_smaller=smaller is not None)
+        if smaller is not None and partition.decided(flight, *smaller):
+            self._scribe.append(partition, smaller[0])
+        return smaller is not None
 
     def _do(self, partition: Partition, work: Work) -> None:
         for flight in work.cancelled:
@@ -397,6 +428,8 @@ class Worker:
             self._reply(partition, flight)
         for flight in work.runs:
             self._start(partition, flight)
+        if self._settings.mode == "at_least_once" and self._intake is not None:
+            self._intake.make_room()  # the ledger owes less
 
     def _resolved(self, flight: Flight) -> None:
         assert flight.answer is not None
@@ -461,4 +494,4 @@ class Worker:
             )
 
     def _in_place(self, key: bytes, partition: int) -> bool:
-        return partition_of(key, self._ledger.partitions) == partition
+        return partition_of(key, self._partitions) == partition

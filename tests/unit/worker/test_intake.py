@@ -115,7 +115,7 @@ class Desk:
             clock=clock,
             recorder=Recorder(self.metrics, clock),
             spawn=tasks.spawn,
-            ledger_partitions=self.ledger_partitions,
+            ledger_partitions=lambda at_least: self.ledger_partitions,
             room=lambda: self.room,
             on_record=self.take,
             on_work=lambda partition, work: None,
@@ -217,3 +217,18 @@ async def test_poll_that_was_cancelled_goes_on_with_another_consumer_from_what_i
 
     await eventually(lambda: {(0, 2), (0, 3)} <= set(desk.taken))
     assert (2, 1) == (len(desk.topic.made), desk.topic.stopped)
+
+
+async def test_partition_without_ledger_twin_is_not_served_until_the_twin_is_there(desk: Desk, eventually: Eventually) -> None:
+    desk.topic.ends[1] = 2
+    await desk.topic.made[0].listener.on_revoked()
+    await desk.topic.made[0].listener.on_assigned([0, 1])
+    desk.topic.ends[0] = 1
+
+    await eventually(lambda: desk.taken == [(0, 0)])
+    assert ["attempts partition 1 has no partition 1 in registration.decisions"] == desk.reasons
+    desk.ledger_partitions = 2
+
+    await eventually(lambda: desk.taken == [(0, 0), (1, 0), (1, 1)])
+    assert [] == desk.reasons
+    assert 0 == desk.restarts
