@@ -431,7 +431,7 @@ class Intake:
         self._assigned = True
         self._replacing = False
         began, self._rebalance_began = self._rebalance_began, None
-        self._recorder.rebalanced(0.0 if began is None else time.monotonic() - began, len(positions))
+        self._recorder.rebalanced(0.0 if began is None else time.monotonic() - began, len(partitions))
         log.info("assigned", partitions=sorted(positions))
 
     async def _serve_twins(self) -> None:
