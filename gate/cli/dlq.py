@@ -1,0 +1,310 @@
+"""`gate dlq`: look at dead letters, and redrive them once their cause is mended."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gate.cli.dlq_report import Report
+from gate.cli.options import KAFKA, Flags, Json, takes
+
+if TYPE_CHECKING:
+    from gate.config import Settings
+    from gate.kafka.reading import TopicReader
+    from gate.model.dead_letter import Place
+    from gate.tools.dlq import Bounds, DeadLetters, Found, Listing, Selection
+
+app = typer.Typer(help="Look at dead letters, and redrive them once their cause is mended.", no_args_is_help=True)
+
+Reasons = Annotated[
+    list[str] | None, typer.Option("--reason", metavar="REASON", help="Only this reason; repeatable.", show_default=False)
+]
+AttemptIds = Annotated[
+    list[str] | None, typer.Option("--attempt-id", metavar="ID", help="Only this attempt; repeatable.", show_default=False)
+]
+Since = Annotated[
+    str | None,
+    typer.Option(metavar="AGE", help="Only those buried since, as in 30m, 1h or 2d; all without it.", show_default=False),
+]
+
+_UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 24 * 3_600_000}
+
+
+@app.command("list")
+@takes(*KAFKA)
+def list_(
+    flags: Flags,
+    *,
+    reason: Reasons = None,
+    attempt_id: AttemptIds = None,
+    since: Since = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many, the newest.", show_default=False)] = None,
+    json: Json = False,
+) -> None:
+    """List dead letters, the newest last: where each stands, when and why it was buried. No personal data.
+
+    --json prints one document per line.
+    """
+    from gate.cli.dlq_report import print_listing
+    from gate.cli.running import run
+
+    selection = _selection(reason, attempt_id, since)
+    print_listing(run(_list(flags.settings(), selection, limit)), json=json)
+
+
+@app.command()
+@takes(*KAFKA)
+def show(
+    flags: Flags,
+    *,
+    place: Annotated[str, typer.Argument(metavar="PLACE", help="partition:offset, as `gate dlq list` prints it.")],
+    personal: Annotated[
+        bool, typer.Option("--show-personal-data", help="Show the attempt's value, and what else may name a person.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Show one dead letter: its headers, what its reason means, how to mend it, what was decided and what a redrive would do.
+
+    Exits with 1 if there is nothing at that place.
+    """
+    from gate.cli.dlq_report import print_letter
+    from gate.cli.output import print_json, say
+    from gate.cli.running import run
+
+    settings = flags.settings()
+    document = run(_show(settings, _places([place])[0], personal=personal))
+    if document is None:
+        say(
+            f"gate: there is nothing at {place} of {settings.dlq_topic}, or nothing any more; `gate dlq list` shows what is there"
+        )
+        raise typer.Exit(1)
+    if json:
+        print_json(document)
+    else:
+        print_letter(document)
+
+
+@app.command()
+@takes(*KAFKA)
+def redrive(
+    flags: Flags,
+    *,
+    place: Annotated[
+        list[str] | None, typer.Argument(metavar="PLACE", help="partition:offset, as `gate dlq list` prints it.")
+    ] = None,
+    reason: Reasons = None,
+    attempt_id: AttemptIds = None,
+    all_: Annotated[bool, typer.Option("--all", help="All dead letters.")] = False,
+    since: Since = None,
+    decide_again: Annotated[
+        bool, typer.Option("--decide-again", help="Have the chain decide anew, under a new attempt id.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before more than one is redriven.")] = False,
+    json: Json = False,
+) -> None:
+    """Send the decisions of dead letters once more, now that their cause is mended.
+
+    The decision is the one that the ledger has, under the attempt's own id; no action runs. An attempt without a decision
+    that binds its id (invalid_attempt, expired, overloaded) is asked again under its id. --decide-again has the chain
+    decide anew, under a new id.
+
+    The dead letter topic is a log and is not changed. Redriving twice sends the same decision twice, which is harmless.
+
+    --json prints one document per line. Exits with 1 if a letter is left as it is, which says why, or none is selected.
+    """
+    from gate.cli.output import say
+    from gate.cli.running import run
+
+    settings = flags.settings()
+    if [bool(place), bool(reason or attempt_id), all_].count(True) != 1 or (place and since):
+        raise typer.BadParameter(
+            "give either places, or --reason and --attempt-id, or --all, the last two with --since if you like",
+            param_hint="PLACE",
+        )
+    wanted = _Wanted(
+        places=_places(place or []),
+        selection=_selection(reason, attempt_id, since),
+        confirm=not (yes or dry_run) and _on_a_terminal(),
+        dry_run=dry_run,
+        decide_again=decide_again,
+    )
+    report = Report(json=json, dry_run=dry_run)
+    code = run(_redrive(settings, wanted, report))
+    if code is None:
+        say("gate: nothing was redriven")
+        raise typer.Exit(1)
+    report.close(settings.dlq_topic)
+    raise typer.Exit(report.exit_code)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    places: Sequence[Place]
+    selection: Selection
+    confirm: bool
+    dry_run: bool
+    decide_again: bool
+
+
+def _on_a_terminal() -> bool:
+    import sys
+
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _places(texts: Sequence[str]) -> list[Place]:
+    from gate.model.dead_letter import Place
+
+    try:
+        return list(dict.fromkeys(map(Place.parse, texts)))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="PLACE") from None
+
+
+def _selection(reasons: list[str] | None, attempt_ids: list[str] | None, since: str | None) -> Selection:
+    from gate.tools.dlq import Selection
+    from gate.worker.replies import Reason
+
+    known = [each.value for each in Reason]
+    for reason in reasons or []:
+        if reason not in known:
+            raise typer.BadParameter(f"{reason!r} is none of {', '.join(known)}", param_hint="--reason")
+    return Selection(
+        reasons=frozenset(reasons or ()),
+        attempt_ids=frozenset(attempt_ids or ()),
+        since_ms=None if since is None else int(time.time() * 1000) - _age_ms(since),
+    )
+
+
+def _age_ms(text: str) -> int:
+    given = re.fullmatch(r"([0-9]{1,9})([smhd])", text)
+    if given is None:
+        raise typer.BadParameter(f"{text!r} is not a number and s, m, h or d, as in 1h", param_hint="--since")
+    return int(given[1]) * _UNITS_MS[given[2]]
+
+
+# -- On Kafka -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kafka:
+    bootstrap: str
+    partitions: dict[str, int]  # of every topic
+    reader: TopicReader
+    letters: DeadLetters
+
+
+@asynccontextmanager
+async def _opened(settings: Settings) -> AsyncIterator[_Kafka]:
+    from gate import log
+    from gate.cli.topics import reached
+    from gate.kafka.reading import TopicReader
+    from gate.kafka.topic_list import FetchTopics
+    from gate.tools.dlq import DeadLetters
+
+    log.configure("error", "console")
+    bootstrap = await reached(settings)
+    fetch = FetchTopics(settings, bootstrap)
+    try:
+        partitions = await fetch()
+    finally:
+        await fetch.close()
+    async with TopicReader(settings, bootstrap) as reader:
+        letters = DeadLetters(settings, reader, partitions)
+        yield _Kafka(bootstrap=bootstrap, partitions=partitions, reader=reader, letters=letters)
+
+
+async def _list(settings: Settings, selection: Selection, limit: int | None) -> Listing:
+    from gate.tools.dlq import Listing
+
+    listing = Listing(limit)
+    async with _opened(settings) as kafka:
+        async for found in kafka.letters.find(selection, await kafka.letters.bounds()):
+            listing.add(found)
+    return listing
+
+
+async def _show(settings: Settings, place: Place, *, personal: bool) -> dict[str, Any] | None:
+    from gate.tools.decided import Decided, reply_of
+    from gate.tools.dlq_show import describe
+    from gate.tools.redrive import Planner, left
+
+    async with _opened(settings) as kafka:
+        found = await kafka.letters.at(place)
+        if found is None:
+            return None
+        planner = Planner(settings, kafka.partitions, decide_again=False)
+        why = planner.refused(found)
+        if why is not None or found.letter is None:
+            value = None if found.letter is None else found.letter.value
+            return describe(found, value=value, decision=None, outcome=left(found, why or ""), personal=personal)
+        decided = Decided(settings, kafka.reader, kafka.partitions)
+        case = await decided.open(found.letter)
+        await decided.look_up([case])
+        answer = case.answer(settings.window_ms)
+        reply = None if answer is None else reply_of(case, answer)
+        return describe(
+            found,
+            value=case.flight.ask.record.value,
+            decision=None if reply is None else reply.decision,
+            outcome=planner.plan(found, case),
+            personal=personal,
+        )
+
+
+async def _redrive(settings: Settings, wanted: _Wanted, report: Report) -> int | None:
+    """Redrive, and report what became of each; return how many there were, or None if the person said no."""
+    from gate.kafka.connection import client_options
+    from gate.kafka.producer import BatchProducer
+    from gate.tools.decided import Decided
+    from gate.tools.redrive import Planner
+    from gate.tools.redriver import Redriver, connected
+
+    async with _opened(settings) as kafka:
+        bounds = await kafka.letters.bounds()
+        if wanted.confirm and not await _confirmed(kafka.letters, wanted, bounds):
+            return None
+        producer = BatchProducer(client_options(settings, kafka.bootstrap), on_restart=lambda: None)
+        async with nullcontext() if wanted.dry_run else connected(producer, kafka.bootstrap):
+            redriver = Redriver(
+                settings,
+                kafka.bootstrap,
+                decided=Decided(settings, kafka.reader, kafka.partitions),
+                planner=Planner(settings, kafka.partitions, decide_again=wanted.decide_again),
+                producer=None if wanted.dry_run else producer,
+                decide_again=wanted.decide_again,
+            )
+            async for outcome in redriver.redrive(_selected(kafka.letters, wanted, bounds, report)):
+                report.add(outcome)
+    return report.total
+
+
+async def _selected(letters: DeadLetters, wanted: _Wanted, bounds: Bounds, report: Report | None) -> AsyncIterator[Found]:
+    """Yield what is selected; tell the report what is not there and what is nobody's attempt."""
+    for place in wanted.places:
+        found = await letters.at(place)
+        if found is not None:
+            yield found
+        elif report is not None:
+            report.missing(place)
+    if not wanted.places:
+        async for found in letters.find(wanted.selection, bounds):
+            if found.letter is not None:
+                yield found
+            elif report is not None:
+                report.strangers += 1
+
+
+async def _confirmed(letters: DeadLetters, wanted: _Wanted, bounds: Bounds) -> bool:
+    number = 0
+    async for _ in _selected(letters, wanted, bounds, None):
+        number += 1
+    how = " under new ids" if wanted.decide_again else ""
+    return number < 2 or typer.confirm(f"Redrive {number} dead letters{how}?", err=True)
