@@ -115,14 +115,17 @@ def redrive(
     that binds its id (invalid_attempt, expired, overloaded) is asked again under its id. --decide-again has the chain
     decide anew, under a new id.
 
-    The dead letter topic is a log and is not changed. Redriving twice sends the same decision twice, which is harmless.
+    The dead letter topic is a log and is not changed. Redriving twice sends the same decision twice, which is harmless;
+    every --decide-again is a new attempt.
 
     --json prints one document per line. Exits with 1 if a letter is left as it is, which says why, or none is selected.
     """
+    from gate import log
     from gate.cli.output import say
     from gate.cli.running import run
 
     settings = flags.settings()
+    log.configure("error", "console")
     if [bool(place), bool(reason or attempt_id), all_].count(True) != 1 or (place and since):
         raise typer.BadParameter(
             "give either places, or --reason and --attempt-id, or --all, the last two with --since if you like",
@@ -203,13 +206,11 @@ class _Kafka:
 
 @asynccontextmanager
 async def _opened(settings: Settings) -> AsyncIterator[_Kafka]:
-    from gate import log
     from gate.cli.topics import reached
     from gate.kafka.reading import TopicReader
     from gate.kafka.topic_list import FetchTopics
     from gate.tools.dlq import DeadLetters
 
-    log.configure("error", "console")
     bootstrap = await reached(settings)
     fetch = FetchTopics(settings, bootstrap)
     try:

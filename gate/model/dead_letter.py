@@ -5,6 +5,7 @@ They are written by `gate.model.wire.encode_dead_letter()`.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, NamedTuple, Self
@@ -13,6 +14,7 @@ from gate.model.wire import INT32, INT64, Headers, PlainRecord, Record
 
 PREFIX: Final = "gate-dlq-"
 _FIRST: Final = f"{PREFIX}reason"  # of the headers that we append
+_NUMBER: Final = re.compile("[0-9]{1,18}")
 
 
 class Place(NamedTuple):
@@ -28,7 +30,7 @@ class Place(NamedTuple):
     def parse(cls, text: str) -> Self:
         """Read `partition:offset`; raise ValueError for anything else."""
         partition, _, offset = text.partition(":")
-        if not (partition.isdecimal() and partition.isascii() and offset.isdecimal() and offset.isascii()):
+        if not (_NUMBER.fullmatch(partition) and _NUMBER.fullmatch(offset)):
             raise ValueError(f"{text!r} is not partition:offset, as `gate dlq list` prints it")
         return cls(int(partition), int(offset))
 
@@ -99,7 +101,7 @@ def read_dead_letter(record: Record) -> DeadLetter | None:
         offset=INT64.unpack(offset or b"")[0],
         at=at if at_ms is not None else iso(record.timestamp),
         at_ms=record.timestamp if at_ms is None else at_ms,
-        truncated_bytes=int(truncated) if truncated.isdecimal() and record.value is None else None,
+        truncated_bytes=int(truncated) if record.value is None and _NUMBER.fullmatch(truncated) else None,
         key=record.key,
         value=record.value,
         headers=headers[:first],

@@ -141,7 +141,12 @@ class DeadLetters:
         self._topic = settings.dlq_topic
         self._partitions = counts.get(self._topic, 0)
         if not self._partitions:
-            raise ConfigError([f"topic {self._topic} does not exist: make it with `gate topics create`, or set GATE_DLQ_TOPIC"])
+            raise ConfigError(
+                [
+                    f"topic {self._topic} does not exist: make it with `gate topics create`, or set GATE_DLQ_TOPIC; "
+                    "where it does exist, grant DESCRIBE and READ on it"
+                ]
+            )
 
     async def bounds(self) -> Bounds:
         """Return what is there now."""

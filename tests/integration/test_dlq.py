@@ -10,13 +10,16 @@ import sys
 import uuid
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from typer.testing import CliRunner
 
+from gate.cli.main import app
 from gate.config import Settings
+from gate.errors import GateError
 from gate.kafka.partitioner import partition_of
 
 from .peers import Asker, body, event, header, int32, read_all, serving
@@ -37,23 +40,37 @@ def runs_of(path: Path) -> Counter[str]:
     return Counter(path.read_text().split())
 
 
-async def dlq(settings: Settings, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+class Said(NamedTuple):
+    """What a command printed."""
+
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True)
+def _commands_leave_this_process_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gate.cli.running.run", asyncio.run)
+    monkeypatch.setattr("gate.log.configure", lambda *_: None)
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    given = settings.model_dump(exclude_defaults=True).items()
+    return {f"GATE_{name.upper()}": ",".join(value) if isinstance(value, tuple) else str(value) for name, value in given}
+
+
+async def dlq(settings: Settings, *arguments: str, code: int = 0) -> Said:
     """Run `gate dlq …` to its end, which must be this one."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("GATE_")}
-    for name, value in settings.model_dump(exclude_defaults=True).items():
-        environ[f"GATE_{name.upper()}"] = ",".join(value) if isinstance(value, tuple) else str(value)
-    command = [str(Path(sys.executable).parent / "gate"), "dlq", *arguments]
-    done = await asyncio.to_thread(
-        subprocess.run, command, env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert (code, False) == (done.returncode, "Traceback" in done.stderr), f"{done.stdout}\n{done.stderr}"
-    return done
+    done = await asyncio.to_thread(CliRunner().invoke, app, ["dlq", *arguments], env=environment(settings))
+    if done.exception is not None and not isinstance(done.exception, (SystemExit, GateError)):
+        raise done.exception
+    assert code == getattr(done.exception, "exit_code", done.exit_code), f"{done.stdout}\n{done.stderr}\n{done.exception}"
+    return Said(done.stdout, done.stderr)
 
 
 async def documents(settings: Settings, *arguments: str, code: int = 0) -> list[dict[str, Any]]:
     """Return what `gate dlq … --json` prints."""
-    done = await dlq(settings, *arguments, "--json", code=code)
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    said = await dlq(settings, *arguments, "--json", code=code)
+    return [json.loads(line) for line in said.out.splitlines()]
 
 
 async def make_topic(settings: Settings, name: str, partitions: int = 2) -> None:
@@ -230,17 +247,17 @@ async def test_what_cannot_be_redriven_says_why_and_what_others_wrote_is_left_al
     foreign = await dlq(topics, "show", f"{elsewhere}:2")
     nothing = await dlq(topics, "redrive", "--reason", "reply_unknown", code=1)
 
-    assert "1 dead letter: reply_topic_not_allowed 1; 4 not of the gate" == listed.stdout.splitlines()[-1]
+    assert "1 dead letter: reply_topic_not_allowed 1; 4 not of the gate" == listed.out.splitlines()[-1]
     assert "reply_topic_not_allowed (elsewhere.replies): add the topic to GATE_REPLY_TOPICS" in refused["why"]
     assert place == refused["place"]
-    assert "it is not a dead letter of the gate" in allowing.stdout
-    assert f"nothing at {elsewhere}:77" in allowing.stderr
-    assert "not a dead letter of the gate" in foreign.stdout
-    assert "no dead letter of" in nothing.stderr
+    assert "it is not a dead letter of the gate" in allowing.out
+    assert f"nothing at {elsewhere}:77" in allowing.err
+    assert "not a dead letter of the gate" in foreign.out
+    assert "no dead letter of" in nothing.err
     for part in ("secret.person", "me@x.example", "\x1b", 'screen_name": '):
-        assert part not in listed.stdout + shown.stdout + shown.stderr
+        assert part not in listed.out + shown.out + shown.err
     for part in ("secret.person@example.com", "me@x.example", '"screen_name": "secret.person"'):
-        assert part in whole.stdout
+        assert part in whole.out
     for part in (
         "approved at 2",
         "elsewhere.replies",
@@ -248,13 +265,22 @@ async def test_what_cannot_be_redriven_says_why_and_what_others_wrote_is_left_al
         "redrive left: ",
         "attempt not-allowed",
     ):
-        assert part in " ".join(shown.stdout.split())
+        assert part in " ".join(shown.out.split())
 
 
-async def test_a_place_without_a_record_a_topic_that_is_not_there_and_no_kafka_are_told_with_the_mend(topics: Settings) -> None:
+def test_a_place_without_a_record_a_topic_that_is_not_there_and_no_kafka_are_told_with_the_mend(topics: Settings) -> None:
     away = topics.model_copy(update={"bootstrap_servers": "127.0.0.1:1", "connect_timeout_s": 0.3})
     missing = topics.model_copy(update={"dlq_topic": "nowhere.dlq"})
 
-    assert "nothing at 99:1" in (await dlq(topics, "show", "99:1", code=1)).stderr
-    assert "nowhere.dlq does not exist: make it with `gate topics create`" in (await dlq(missing, "list", code=2)).stderr
-    assert "no Kafka broker answers" in (await dlq(away, "redrive", "--all", code=3)).stderr
+    for settings, arguments, code, words in (
+        (topics, ["show", "99:1"], 1, "gate: there is nothing at 99:1"),
+        (missing, ["list"], 2, "gate: topic nowhere.dlq does not exist: make it with `gate topics create`"),
+        (away, ["redrive", "--all"], 3, "gate: no Kafka broker answers at 127.0.0.1:1"),
+    ):
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / "gate"), "dlq", *arguments],
+            env={**os.environ, **environment(settings)}, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert (code, "") == (done.returncode, done.stdout)
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
