@@ -109,9 +109,7 @@ class Planner:
         if letter is None:
             return f"it is {STRANGER}"
         if letter.topic != ours:
-            return (
-                f"it is of {letter.topic}, and this gate's attempts are in {ours}: redrive it with the settings of its own gate"
-            )
+            return f"it is of {letter.topic}, and GATE_ATTEMPTS_TOPIC is {ours}: redrive it with the settings of its own gate"
         return None
 
     def plan(self, found: Found, case: Case) -> Outcome:
