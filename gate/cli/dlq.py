@@ -247,7 +247,7 @@ async def _show(settings: Settings, place: Place, *, personal: bool) -> dict[str
             value = None if found.letter is None else found.letter.value
             return describe(found, value=value, decision=None, outcome=left(found, why or ""), personal=personal)
         decided = Decided(settings, kafka.reader, kafka.partitions)
-        case = await decided.open(found.letter)
+        (case,) = await decided.open([found.letter])
         await decided.look_up([case])
         answer = case.answer(settings.window_ms)
         reply = None if answer is None else reply_of(case, answer)

@@ -78,7 +78,7 @@ def _pairs(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "value", f"{document['size_bytes']} bytes"
         return
     yield "reason", f"{document['reason']}: {document['meaning']}"
-    yield "mend", f"{document['mend']}, then `gate dlq redrive {document['place']}`"
+    yield "mend", document["mend"]
     yield "attempt", document["attempt_id"]
     yield "stood at", document["source"]
     yield "key", document["key"]

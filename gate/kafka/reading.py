@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -76,33 +76,40 @@ class TopicReader:
             offset: int = found.offset if found is not None else (await self._consumer.end_offsets([tp]))[tp]
             return offset
 
-    async def record_at(self, topic: str, partition: int, offset: int) -> Record | None:
-        """Return the record at an offset; None where there is none, or none any more."""
+    async def records_at(self, topic: str, partition: int, offsets: Iterable[int]) -> dict[int, Record]:
+        """Return the records at these offsets; those that are not there, or not any more, are left out."""
         start, end = await self.bounds(topic, partition)
-        if not start <= offset < end:
-            return None
-        async for record in self.scan(topic, partition, offset, end):
-            return record if record.offset == offset else None
-        return None
+        wanted = {offset for offset in offsets if start <= offset < end}
+        found: dict[int, Record] = {}
+        following = start
+        for offset in sorted(wanted):
+            if offset >= following:  # else it came with the one before
+                records, following = await self._next(TopicPartition(topic, partition), offset)
+                found |= {record.offset: record for record in records if record.offset in wanted}
+        return found
 
     async def scan(self, topic: str, partition: int, start: int, end: int) -> AsyncIterator[Record]:
         """Yield the records of [start, end) in order."""
         offset = start
-        heard_at = time.monotonic()
         while offset < end:
-            records, following = await self._read(TopicPartition(topic, partition), offset)
+            records, offset = await self._next(TopicPartition(topic, partition), offset)
             for record in records:
                 if record.offset >= end:
                     return
                 yield record
+
+    async def _next(self, tp: TopicPartition, offset: int) -> tuple[list[Record], int]:
+        """Return records from `offset` on, below the high watermark, and where to read on, which is further."""
+        deadline = time.monotonic() + self._silence_s
+        while True:
+            records, following = await self._read(tp, offset)
             if following > offset:
-                heard_at = time.monotonic()  # what the caller did meanwhile does not count
-            elif time.monotonic() - heard_at > self._silence_s:
+                return records, following
+            if time.monotonic() > deadline:
                 raise KafkaUnavailable(
-                    f"Kafka at {self._bootstrap} has not let us read {topic} partition {partition} from offset {offset} on "
+                    f"Kafka at {self._bootstrap} has not let us read {tp.topic} partition {tp.partition} from offset {offset} on "
                     f"for {self._silence_s:g} s: check that the partition has a leader, and run it again"
                 )
-            offset = following
 
     async def _read(self, tp: TopicPartition, offset: int) -> tuple[list[Record], int]:
         """Return the next records and where to read on; no record that stands below `offset`."""

@@ -14,7 +14,7 @@ from gate.kafka.reading import TopicReader
 from gate.ledger.answer import Answer, Entry, answer
 from gate.model.dead_letter import DeadLetter
 from gate.model.decision import Decision, Scope
-from gate.model.wire import Message, encode_reply, read_ledger
+from gate.model.wire import Message, Record, encode_reply, read_ledger
 from gate.worker.deciding import AttemptReader, answer_document
 from gate.worker.partitions import CLOCK_ALLOWANCE_MS, Flight
 from gate.worker.replies import Reason
@@ -89,15 +89,25 @@ class Decided:
         limitless = settings.model_copy(update={"max_event_bytes": sys.maxsize})
         self._attempts = AttemptReader(limitless, texts=load_texts(settings.messages))
 
-    async def open(self, letter: DeadLetter) -> Case:
-        """Read a dead letter of our attempts topic as an ask, by what its topic still has of it."""
-        original = None
-        if letter.topic == self._settings.attempts_topic and 0 <= letter.partition < self._partitions.get(letter.topic, 0):
-            original = await self._reader.record_at(letter.topic, letter.partition, letter.offset)
+    async def open(self, letters: Sequence[DeadLetter]) -> list[Case]:
+        """Read dead letters of our attempts topic as the asks that they were, by what the topic still has of them."""
+        topic = self._settings.attempts_topic
+        wanted: dict[int, list[int]] = defaultdict(list)
+        for letter in letters:
+            if 0 <= letter.partition < self._partitions.get(topic, 0):
+                wanted[letter.partition].append(letter.offset)
+        originals = {
+            (partition, offset): record
+            for partition, offsets in wanted.items()
+            for offset, record in (await self._reader.records_at(topic, partition, offsets)).items()
+        }
+        return [self._case(letter, originals.get((letter.partition, letter.offset))) for letter in letters]
+
+    def _case(self, letter: DeadLetter, original: Record | None) -> Case:
         if original is not None and not letter.is_of(original):
             original = None
         whole = letter.truncated_bytes is None or original is not None
-        value = letter.value if letter.truncated_bytes is None or original is None else original.value
+        value = letter.value if original is None else original.value
         timestamp = letter.at_ms if original is None else original.timestamp
         flight, _ = self._attempts.read(letter.attempt(timestamp=timestamp, value=value))
         return Case(letter=letter, flight=flight, stamped=original is not None, whole=whole)

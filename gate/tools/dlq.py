@@ -156,8 +156,8 @@ class DeadLetters:
         """Return the record at a place; None where there is none, or none any more."""
         if place.partition >= self._partitions:
             return None
-        record = await self._reader.record_at(self._topic, place.partition, place.offset)
-        return None if record is None else found_in(record, self._settings)
+        records = await self._reader.records_at(self._topic, place.partition, [place.offset])
+        return next((found_in(record, self._settings) for record in records.values()), None)
 
     async def find(self, selection: Selection, bounds: Bounds) -> AsyncIterator[Found]:
         """Yield what is selected, partition by partition in order."""

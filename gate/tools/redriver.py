@@ -12,8 +12,9 @@ from gate.errors import KafkaUnavailable
 from gate.kafka.connection import wait_for_kafka
 from gate.kafka.producer import BatchProducer
 from gate.ledger.ports import Appended, LogForbidden, LogRejected, LogUnavailable
+from gate.model.dead_letter import DeadLetter, Place
 from gate.model.wire import Message
-from gate.tools.decided import Case, Decided
+from gate.tools.decided import Decided
 from gate.tools.dlq import Found
 from gate.tools.redrive import Deed, Outcome, Planner, forbidden, left, rejected, unacknowledged
 
@@ -67,20 +68,21 @@ class Redriver:
             yield outcome
 
     async def _some(self, handful: Sequence[Found]) -> AsyncIterator[Outcome]:
-        cases: dict[int, Case] = {}
-        outcomes: dict[int, Outcome] = {}
-        for number, found in enumerate(handful):
+        known: dict[Place, Outcome] = {}
+        taken: dict[Place, DeadLetter] = {}
+        for found in handful:
             if (why := self._planner.refused(found)) is not None or found.letter is None:
-                outcomes[number] = left(found, why or "")
+                known[found.place] = left(found, why or "")
             elif found.letter.source in self._taken:
-                outcomes[number] = Outcome(found=found, deed=Deed.REPEATED)
+                known[found.place] = Outcome(found=found, deed=Deed.REPEATED)
             else:
                 self._taken.add(found.letter.source)
-                cases[number] = await self._decided.open(found.letter)
+                taken[found.place] = found.letter
+        cases = dict(zip(taken, await self._decided.open(list(taken.values())), strict=True))
         if not self._decide_again:
             await self._decided.look_up(cases.values())
-        for number, found in enumerate(handful):
-            outcome = outcomes.get(number) or self._planner.plan(found, cases[number])
+        for found in handful:
+            outcome = known.get(found.place) or self._planner.plan(found, cases[found.place])
             yield outcome if self._producer is None or outcome.message is None else await self._carried_out(outcome)
 
     async def _carried_out(self, outcome: Outcome) -> Outcome:

@@ -63,8 +63,8 @@ class Topics:
         found = (record.offset for record in self.records.get((topic, partition), ()) if record.timestamp >= timestamp_ms)
         return next(found, (await self.bounds(topic, partition))[1])
 
-    async def record_at(self, topic, partition, offset):
-        return next((record for record in self.records.get((topic, partition), ()) if record.offset == offset), None)
+    async def records_at(self, topic, partition, offsets):
+        return {record.offset: record for record in self.records.get((topic, partition), ()) if record.offset in offsets}
 
     async def scan(self, topic, partition, start, end):
         for record in self.records.get((topic, partition), ()):
