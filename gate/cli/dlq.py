@@ -138,11 +138,15 @@ def redrive(
         dry_run=dry_run,
         decide_again=decide_again,
     )
+    bounds = None
+    if wanted.confirm:
+        # Outside of the event loop, which would keep Ctrl-C from ending the question.
+        number, bounds = run(_count(settings, wanted))
+        if not _confirmed(number, wanted):
+            say("gate: nothing was redriven")
+            raise typer.Exit(1)
     report = Report(json=json, dry_run=dry_run)
-    code = run(_redrive(settings, wanted, report))
-    if code is None:
-        say("gate: nothing was redriven")
-        raise typer.Exit(1)
+    run(_redrive(settings, wanted, report, bounds))
     report.close(settings.dlq_topic)
     raise typer.Exit(report.exit_code)
 
@@ -205,13 +209,17 @@ class _Kafka:
 
 
 @asynccontextmanager
-async def _opened(settings: Settings) -> AsyncIterator[_Kafka]:
-    from gate.cli.topics import reached
+async def _opened(settings: Settings, *, say: bool = True) -> AsyncIterator[_Kafka]:
+    from gate.cli.output import say_kafka
+    from gate.kafka.connection import resolve_bootstrap, wait_for_kafka
     from gate.kafka.reading import TopicReader
     from gate.kafka.topic_list import FetchTopics
     from gate.tools.dlq import DeadLetters
 
-    bootstrap = await reached(settings)
+    bootstrap, source = resolve_bootstrap(settings)
+    if say:
+        say_kafka(bootstrap, source)
+    await wait_for_kafka(settings, bootstrap)
     fetch = FetchTopics(settings, bootstrap)
     try:
         partitions = await fetch()
@@ -260,18 +268,30 @@ async def _show(settings: Settings, place: Place, *, personal: bool) -> dict[str
         )
 
 
-async def _redrive(settings: Settings, wanted: _Wanted, report: Report) -> int | None:
-    """Redrive, and report what became of each; return how many there were, or None if the person said no."""
+async def _count(settings: Settings, wanted: _Wanted) -> tuple[int, Bounds]:
+    """Return how many are selected, and what was there when they were counted."""
+    async with _opened(settings) as kafka:
+        bounds = await kafka.letters.bounds()
+        number = 0
+        async for _ in _selected(kafka.letters, wanted, bounds, None):
+            number += 1
+    return number, bounds
+
+
+def _confirmed(number: int, wanted: _Wanted) -> bool:
+    how = " under new ids" if wanted.decide_again else ""
+    return number < 2 or typer.confirm(f"Redrive {number} dead letters{how}?", err=True)
+
+
+async def _redrive(settings: Settings, wanted: _Wanted, report: Report, bounds: Bounds | None) -> None:
+    """Redrive, and report what became of each; `bounds` are those that the person was asked about."""
     from gate.kafka.connection import client_options
     from gate.kafka.producer import BatchProducer
     from gate.tools.decided import Decided
     from gate.tools.redrive import Planner
     from gate.tools.redriver import Redriver, connected
 
-    async with _opened(settings) as kafka:
-        bounds = await kafka.letters.bounds()
-        if wanted.confirm and not await _confirmed(kafka.letters, wanted, bounds):
-            return None
+    async with _opened(settings, say=bounds is None) as kafka:
         producer = BatchProducer(client_options(settings, kafka.bootstrap), on_restart=lambda: None)
         async with nullcontext() if wanted.dry_run else connected(producer, kafka.bootstrap):
             redriver = Redriver(
@@ -282,9 +302,9 @@ async def _redrive(settings: Settings, wanted: _Wanted, report: Report) -> int |
                 producer=None if wanted.dry_run else producer,
                 decide_again=wanted.decide_again,
             )
-            async for outcome in redriver.redrive(_selected(kafka.letters, wanted, bounds, report)):
+            letters = _selected(kafka.letters, wanted, bounds or await kafka.letters.bounds(), report)
+            async for outcome in redriver.redrive(letters):
                 report.add(outcome)
-    return report.total
 
 
 async def _selected(letters: DeadLetters, wanted: _Wanted, bounds: Bounds, report: Report | None) -> AsyncIterator[Found]:
@@ -301,11 +321,3 @@ async def _selected(letters: DeadLetters, wanted: _Wanted, bounds: Bounds, repor
                 yield found
             elif report is not None:
                 report.strangers += 1
-
-
-async def _confirmed(letters: DeadLetters, wanted: _Wanted, bounds: Bounds) -> bool:
-    number = 0
-    async for _ in _selected(letters, wanted, bounds, None):
-        number += 1
-    how = " under new ids" if wanted.decide_again else ""
-    return number < 2 or typer.confirm(f"Redrive {number} dead letters{how}?", err=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pty
 import subprocess
 import sys
 import uuid
@@ -73,6 +74,24 @@ async def documents(settings: Settings, *arguments: str, code: int = 0) -> list[
     return [json.loads(line) for line in said.out.splitlines()]
 
 
+def at_a_terminal(settings: Settings, answer: bytes, *arguments: str) -> int:
+    """Run `gate dlq …` on a terminal, answer its question, and return the exit code."""
+    ours, theirs = pty.openpty()
+    try:
+        process = subprocess.Popen(
+            [str(Path(sys.executable).parent / "gate"), "dlq", *arguments],
+            env={**os.environ, **environment(settings)}, stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs,
+        )  # fmt: skip
+        os.close(theirs)
+        said = b""
+        while b"[y/N]" not in said:
+            said += os.read(ours, 1000)
+        os.write(ours, answer)
+        return process.wait(60)
+    finally:
+        os.close(ours)
+
+
 async def make_topic(settings: Settings, name: str, partitions: int = 2) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.bootstrap_servers)
     await admin.start()
@@ -104,6 +123,7 @@ async def test_redrive_delivers_the_decisions_that_stand_once_their_topic_is_the
         }
         await make_topic(topics, later)
         planned = await documents(topics, "redrive", "--reason", "reply_topic_unknown", "--dry-run")
+        assert 1 == await asyncio.to_thread(at_a_terminal, topics, b"n\n", "redrive", "--all")
         assert [] == await read_all(topics, later)
         done = await documents(topics, "redrive", "--all")
         redriven = {header(record, "gate-attempt-id"): record for record in await read_all(topics, later)}

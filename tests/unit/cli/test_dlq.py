@@ -73,11 +73,11 @@ def wanted(**given):
 
 
 @pytest.mark.parametrize(("number", "asked"), [(0, False), (1, False), (2, True)])
-async def test_a_person_is_asked_before_more_than_one_is_redriven(number: int, asked: bool, monkeypatch) -> None:
+def test_a_person_is_asked_before_more_than_one_is_redriven(number: int, asked: bool, monkeypatch) -> None:
     questions: list[str] = []
     monkeypatch.setattr("typer.confirm", lambda text, **_: bool(questions.append(text)))
 
-    assert asked != await dlq._confirmed(Letters(number), wanted(decide_again=True), {})
+    assert asked != dlq._confirmed(number, wanted(decide_again=True))
     assert ["Redrive 2 dead letters under new ids?"] * asked == questions
 
 
