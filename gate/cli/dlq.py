@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,10 +13,9 @@ from gate.cli.dlq_report import Report
 from gate.cli.options import KAFKA, Flags, Json, takes
 
 if TYPE_CHECKING:
-    from gate.config import Settings
-    from gate.kafka.reading import TopicReader
+    from gate.cli.dlq_kafka import Wanted
     from gate.model.dead_letter import Place
-    from gate.tools.dlq import Bounds, DeadLetters, Found, Listing, Selection
+    from gate.tools.dlq import Selection
 
 app = typer.Typer(help="Look at dead letters, and redrive them once their cause is mended.", no_args_is_help=True)
 
@@ -51,11 +48,12 @@ def list_(
 
     --json prints one document per line.
     """
+    from gate.cli.dlq_kafka import list_letters
     from gate.cli.dlq_report import print_listing
     from gate.cli.running import run
 
     selection = _selection(reason, attempt_id, since)
-    print_listing(run(_list(flags.settings(), selection, limit)), json=json)
+    print_listing(run(list_letters(flags.settings(), selection, limit)), json=json)
 
 
 @app.command()
@@ -73,12 +71,13 @@ def show(
 
     Exits with 1 if there is nothing at that place.
     """
+    from gate.cli.dlq_kafka import show_letter
     from gate.cli.dlq_report import print_letter
     from gate.cli.output import print_json, say
     from gate.cli.running import run
 
     settings = flags.settings()
-    document = run(_show(settings, _places([place])[0], personal=personal))
+    document = run(show_letter(settings, _places([place])[0], personal=personal))
     if document is None:
         say(
             f"gate: there is nothing at {place} of {settings.dlq_topic}, or nothing any more; `gate dlq list` shows what is there"
@@ -121,6 +120,7 @@ def redrive(
     --json prints one document per line. Exits with 1 if a letter is left as it is, which says why, or none is selected.
     """
     from gate import log
+    from gate.cli.dlq_kafka import Wanted, count, redrive_letters
     from gate.cli.output import say
     from gate.cli.running import run
 
@@ -131,33 +131,28 @@ def redrive(
             "give either places, or --reason and --attempt-id, or --all, the last two with --since if you like",
             param_hint="PLACE",
         )
-    wanted = _Wanted(
+    wanted = Wanted(
         places=_places(place or []),
         selection=_selection(reason, attempt_id, since),
-        confirm=not (yes or dry_run) and _on_a_terminal(),
         dry_run=dry_run,
         decide_again=decide_again,
     )
     bounds = None
-    if wanted.confirm:
+    if not (yes or dry_run) and _on_a_terminal():
         # Outside of the event loop, which would keep Ctrl-C from ending the question.
-        number, bounds = run(_count(settings, wanted))
+        number, bounds = run(count(settings, wanted))
         if not _confirmed(number, wanted):
             say("gate: nothing was redriven")
             raise typer.Exit(1)
     report = Report(json=json, dry_run=dry_run)
-    run(_redrive(settings, wanted, report, bounds))
+    run(redrive_letters(settings, wanted, report, bounds))
     report.close(settings.dlq_topic)
     raise typer.Exit(report.exit_code)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Wanted:
-    places: Sequence[Place]
-    selection: Selection
-    confirm: bool
-    dry_run: bool
-    decide_again: bool
+def _confirmed(number: int, wanted: Wanted) -> bool:
+    how = " under new ids" if wanted.decide_again else ""
+    return number < 2 or typer.confirm(f"Redrive {number} dead letters{how}?", err=True)
 
 
 def _on_a_terminal() -> bool:
@@ -195,129 +190,3 @@ def _age_ms(text: str) -> int:
     if given is None:
         raise typer.BadParameter(f"{text!r} is not a number and s, m, h or d, as in 1h", param_hint="--since")
     return int(given[1]) * _UNITS_MS[given[2]]
-
-
-# -- On Kafka -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Kafka:
-    bootstrap: str
-    partitions: dict[str, int]  # of every topic
-    reader: TopicReader
-    letters: DeadLetters
-
-
-@asynccontextmanager
-async def _opened(settings: Settings, *, say: bool = True) -> AsyncIterator[_Kafka]:
-    from gate.cli.output import say_kafka
-    from gate.kafka.connection import resolve_bootstrap, wait_for_kafka
-    from gate.kafka.reading import TopicReader
-    from gate.kafka.topic_list import FetchTopics
-    from gate.tools.dlq import DeadLetters
-
-    bootstrap, source = resolve_bootstrap(settings)
-    if say:
-        say_kafka(bootstrap, source)
-    await wait_for_kafka(settings, bootstrap)
-    fetch = FetchTopics(settings, bootstrap)
-    try:
-        partitions = await fetch()
-    finally:
-        await fetch.close()
-    async with TopicReader(settings, bootstrap) as reader:
-        letters = DeadLetters(settings, reader, partitions)
-        yield _Kafka(bootstrap=bootstrap, partitions=partitions, reader=reader, letters=letters)
-
-
-async def _list(settings: Settings, selection: Selection, limit: int | None) -> Listing:
-    from gate.tools.dlq import Listing
-
-    listing = Listing(limit)
-    async with _opened(settings) as kafka:
-        async for found in kafka.letters.find(selection, await kafka.letters.bounds()):
-            listing.add(found)
-    return listing
-
-
-async def _show(settings: Settings, place: Place, *, personal: bool) -> dict[str, Any] | None:
-    from gate.tools.decided import Decided, reply_of
-    from gate.tools.dlq_show import describe
-    from gate.tools.redrive import Planner, left
-
-    async with _opened(settings) as kafka:
-        found = await kafka.letters.at(place)
-        if found is None:
-            return None
-        planner = Planner(settings, kafka.partitions, decide_again=False)
-        why = planner.refused(found)
-        if why is not None or found.letter is None:
-            value = None if found.letter is None else found.letter.value
-            return describe(found, value=value, decision=None, outcome=left(found, why or ""), personal=personal)
-        decided = Decided(settings, kafka.reader, kafka.partitions)
-        (case,) = await decided.open([found.letter])
-        await decided.look_up([case])
-        answer = case.answer(settings.window_ms)
-        reply = None if answer is None else reply_of(case, answer)
-        return describe(
-            found,
-            value=case.flight.ask.record.value,
-            decision=None if reply is None else reply.decision,
-            outcome=planner.plan(found, case),
-            personal=personal,
-        )
-
-
-async def _count(settings: Settings, wanted: _Wanted) -> tuple[int, Bounds]:
-    """Return how many are selected, and what was there when they were counted."""
-    async with _opened(settings) as kafka:
-        bounds = await kafka.letters.bounds()
-        number = 0
-        async for _ in _selected(kafka.letters, wanted, bounds, None):
-            number += 1
-    return number, bounds
-
-
-def _confirmed(number: int, wanted: _Wanted) -> bool:
-    how = " under new ids" if wanted.decide_again else ""
-    return number < 2 or typer.confirm(f"Redrive {number} dead letters{how}?", err=True)
-
-
-async def _redrive(settings: Settings, wanted: _Wanted, report: Report, bounds: Bounds | None) -> None:
-    """Redrive, and report what became of each; `bounds` are those that the person was asked about."""
-    from gate.kafka.connection import client_options
-    from gate.kafka.producer import BatchProducer
-    from gate.tools.decided import Decided
-    from gate.tools.redrive import Planner
-    from gate.tools.redriver import Redriver, connected
-
-    async with _opened(settings, say=bounds is None) as kafka:
-        producer = BatchProducer(client_options(settings, kafka.bootstrap), on_restart=lambda: None)
-        async with nullcontext() if wanted.dry_run else connected(producer, kafka.bootstrap):
-            redriver = Redriver(
-                settings,
-                kafka.bootstrap,
-                decided=Decided(settings, kafka.reader, kafka.partitions),
-                planner=Planner(settings, kafka.partitions, decide_again=wanted.decide_again),
-                producer=None if wanted.dry_run else producer,
-                decide_again=wanted.decide_again,
-            )
-            letters = _selected(kafka.letters, wanted, bounds or await kafka.letters.bounds(), report)
-            async for outcome in redriver.redrive(letters):
-                report.add(outcome)
-
-
-async def _selected(letters: DeadLetters, wanted: _Wanted, bounds: Bounds, report: Report | None) -> AsyncIterator[Found]:
-    """Yield what is selected; tell the report what is not there and what is nobody's attempt."""
-    for place in wanted.places:
-        found = await letters.at(place)
-        if found is not None:
-            yield found
-        elif report is not None:
-            report.missing(place)
-    if not wanted.places:
-        async for found in letters.find(wanted.selection, bounds):
-            if found.letter is not None:
-                yield found
-            elif report is not None:
-                report.strangers += 1

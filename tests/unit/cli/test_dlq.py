@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from gate.cli import dlq
+from gate.cli import dlq, dlq_kafka
 from gate.cli.dlq_report import Report, printable
 from gate.cli.main import app
 from gate.config import Settings
@@ -67,9 +67,7 @@ class Letters:
 
 
 def wanted(**given):
-    return dlq._Wanted(
-        **{"places": [], "selection": Selection(), "confirm": True, "dry_run": False, "decide_again": False, **given}
-    )
+    return dlq_kafka.Wanted(**{"places": [], "selection": Selection(), "dry_run": False, "decide_again": False, **given})
 
 
 @pytest.mark.parametrize(("number", "asked"), [(0, False), (1, False), (2, True)])
@@ -84,10 +82,10 @@ def test_a_person_is_asked_before_more_than_one_is_redriven(number: int, asked: 
 async def test_records_of_others_are_counted_where_nobody_named_them_and_taken_where_somebody_did(capsys) -> None:
     report = Report(json=False, dry_run=False)
 
-    assert 2 == len([found async for found in dlq._selected(Letters(2), wanted(), {}, report)])
+    assert 2 == len([found async for found in dlq_kafka.selected(Letters(2), wanted(), {}, report)])
     assert 1 == report.strangers
     places = wanted(places=[Place(0, 0), Place(0, 1)])
-    assert [STRANGER] == [found async for found in dlq._selected(Letters(0), places, {}, report)]
+    assert [STRANGER] == [found async for found in dlq_kafka.selected(Letters(0), places, {}, report)]
     assert "there is nothing at 0:0" in capsys.readouterr().err
 
 
