@@ -30,18 +30,13 @@ from gate.worker.clock import BrokerClock
 from gate.worker.partitions import Append, Flight
 
 
-class Decider:
-    """Reads attempts, runs the chain on them, and words what comes of it. Does no I/O but what actions do."""
+class AttemptReader:
+    """Reads attempts as the worker takes them; whoever asks the ledger for an attempt's decision reads it by this, too."""
 
-    def __init__(
-        self, settings: Settings, *, chain: Chain, worker_id: str, clock: BrokerClock, texts: FixedTexts | None = None
-    ) -> None:
-        self.chain = chain
+    def __init__(self, settings: Settings, *, texts: FixedTexts | None = None) -> None:
         self._settings = settings
-        self._worker_id = worker_id
-        self._clock = clock
-        self._digester = Digester(settings.volatile_paths)
         self._texts = texts
+        self._digester = Digester(settings.volatile_paths)
 
     def read(self, record: Record) -> tuple[Flight, list[str]]:
         """Read an attempt; never raises. Returned with it are the fields that only we set and that were dropped from it."""
@@ -57,6 +52,23 @@ class Decider:
             ask.warnings.append(warning("invalid_attempt", str(fault)))
             return Flight(ask, self._digester.of_bytes(record.value), None, time.monotonic(), texts), []
         return Flight(ask, digest, event, time.monotonic(), texts), dropped
+
+
+class Decider:
+    """Reads attempts, runs the chain on them, and words what comes of it. Does no I/O but what actions do."""
+
+    def __init__(
+        self, settings: Settings, *, chain: Chain, worker_id: str, clock: BrokerClock, texts: FixedTexts | None = None
+    ) -> None:
+        self.chain = chain
+        self._settings = settings
+        self._worker_id = worker_id
+        self._clock = clock
+        self._reader = AttemptReader(settings, texts=texts)
+
+    def read(self, record: Record) -> tuple[Flight, list[str]]:
+        """Read an attempt as `AttemptReader` does."""
+        return self._reader.read(record)
 
     def run(self, flight: Flight) -> Outcome | Coroutine[Any, Any, Outcome]:
         """Decide an ask: at once where nothing has to be waited for, else by the coroutine that is returned."""

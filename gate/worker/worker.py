@@ -105,12 +105,7 @@ class Worker:
         self._sender = ReplySender(
             replies=self._replies,
             dead_letters=self._dead_letters,
-            addresses=AddressBook(
-                default_topic=settings.replies_topic,
-                patterns=settings.reply_topics,
-                forbidden=(settings.attempts_topic, settings.decisions_topic, settings.dlq_topic),
-                partitions=self._topics.partitions,
-            ),
+            addresses=AddressBook.from_settings(settings, self._topics.partitions),
             dlq_topic=settings.dlq_topic,
             partitions=self._topics.partitions,
             clock=self._clock,
