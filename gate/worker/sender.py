@@ -117,7 +117,8 @@ class ReplySender:
                 self._recorder.reply("forbidden")
                 self._out(out.flight, Reason.REPLY_FORBIDDEN)
         except LogUnavailable as error:
-            log.warning("replies_not_acknowledged", topic=topic, partition=partition, replies=len(batch), error=str(error))
+            if key not in self._troubles:
+                log.warning("replies_not_acknowledged", topic=topic, partition=partition, replies=len(batch), error=str(error))
             self._troubles[key] = str(error)
             await asyncio.sleep(_RETRY_S)
             if not self._again(key, batch):

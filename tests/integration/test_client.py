@@ -223,7 +223,7 @@ async def test_reader_that_breaks_goes_on_where_it_stood(topics, eventually):
         early = asyncio.create_task(gate.ask(EVENT, timeout_s=30, attempt_id="early"))
         await eventually(lambda: 1 == len(responder.asks))
         reader = gate._reader
-        await reader._consumer.stop()  # as when it is found stalled
+        await reader._consumers.client.stop()  # as when it is found stalled
         await responder.send(responder.asks[0], reply(responder.asks[0]))
         responder.answer = approve
         later = await gate.ask(EVENT, timeout_s=30, attempt_id="later")
@@ -237,7 +237,7 @@ async def test_reader_that_stands_still_without_an_error_is_found_out(topics, mo
     monkeypatch.setattr(replies, "STALL_CHECK_S", 0.1)
     async with Responder(topics, approve), GateClient(settings=topics) as gate:
         assert (await gate.ask(EVENT, timeout_s=10)).approved
-        gate._reader._consumer._fetcher._fetch_task.cancel()  # polls go on and return nothing, for ever
+        gate._reader._consumers.client._fetcher._fetch_task.cancel()  # polls go on and return nothing, for ever
 
         assert (await gate.ask(EVENT, timeout_s=30)).approved
         assert 1 == gate._reader.restarts
@@ -246,8 +246,8 @@ async def test_reader_that_stands_still_without_an_error_is_found_out(topics, mo
 async def test_sender_that_breaks_is_replaced_and_nobody_notices(topics, eventually):
     async with Responder(topics, approve), GateClient(settings=topics) as gate:
         assert (await gate.ask(EVENT, timeout_s=10)).approved
-        gate._sender._producer._sender.sender_task.cancel()
-        gate._sender._blame(gate._sender._producer, ConnectionError("as after a failed send"))
+        gate._sender._producers.client._sender.sender_task.cancel()
+        gate._sender._blame(gate._sender._producers.client, ConnectionError("as after a failed send"))
 
         assert (await gate.ask(EVENT, timeout_s=10)).approved
         assert 1 == gate._sender.restarts
