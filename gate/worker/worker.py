@@ -155,6 +155,7 @@ class Worker:
                     await stop.wait()
                 # 3. finish, commit, leave
                 log.info("stopping", in_flight=self.in_flight, grace_s=self._settings.shutdown_grace_s)
+                tasks.stop()
                 await intake.stop_taking()
                 await self._drain(intake)
                 tasks.end()
