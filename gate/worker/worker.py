@@ -34,7 +34,7 @@ from gate.worker.intake import Intake
 from gate.worker.partitions import Append, Flight, Partition, Stage, Step, Work
 from gate.worker.progress import Answers
 from gate.worker.recorder import Recorder
-from gate.worker.replies import AddressBook
+from gate.worker.replies import AddressBook, Unlisted
 from gate.worker.scribe import LedgerScribe
 from gate.worker.sender import ReplySender
 from gate.worker.tasks import Tasks
@@ -110,6 +110,7 @@ class Worker:
                 forbidden=(settings.attempts_topic, settings.decisions_topic, settings.dlq_topic),
                 partitions=self._topics.partitions,
             ),
+            unlisted=Unlisted(self._topics, at_once=max(1, settings.max_in_flight // 10)),
             dlq_topic=settings.dlq_topic,
             partitions=self._topics.partitions,
             clock=self._clock,
