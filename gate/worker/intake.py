@@ -268,6 +268,7 @@ class Intake:
         offset = await self._consumer.position(partition.number)
         if partition.ready and self._rebalance_began is None:
             log.error("attempt_unreadable", partition=partition.number, offset=offset, why=why)
+            self._recorder.unreadable()
             partition.offsets.receive(offset, int(self._clock.now_ms()))
             partition.offsets.complete(offset)
             self._consumer.seek(partition.number, offset + 1)

@@ -23,7 +23,7 @@ from gate.kafka.consumer import ConsumerTrouble
 from gate.kafka.ledger import KafkaLedger
 from gate.kafka.partitioner import partition_of
 from gate.kafka.producer import BATCH_BYTES, BatchProducer
-from gate.kafka.topics import TopicList
+from gate.kafka.topics import TopicList, time_stamps
 from gate.ledger.ports import LogUnavailable
 from gate.metrics import Metrics
 from gate.model.decision import Cause, Outcome, fixed_denial
@@ -60,6 +60,7 @@ class Worker:
 
     def __init__(self, settings: Settings, bootstrap: str, chain: Chain, metrics: Metrics) -> None:
         self._settings = settings
+        self._bootstrap = bootstrap
         self._options = client_options(settings, bootstrap)
         self._clock = BrokerClock()
         self._recorder = Recorder(metrics, self._clock)
@@ -143,6 +144,7 @@ class Worker:
             except LogUnavailable as error:
                 raise KafkaUnavailable(f"Kafka at {self._options['bootstrap_servers']} does not answer: {error}") from error
             self._check_topics()
+            await self._check_time_stamps()
             await self.chain.start(self._resources)
             # 2. take attempts until told to stop
             async with Tasks() as tasks:
@@ -251,6 +253,25 @@ class Worker:
             ]
         if problems:
             raise ConfigError(problems)
+
+    async def _check_time_stamps(self) -> None:
+        """Refuse topics whose time stamps are those of strangers' clocks: deadlines and windows would be, too (condition C5)."""
+        stamps = await time_stamps(self._settings, self._bootstrap)
+        problems = [
+            f"{topic}: message.timestamp.type is {found}, so deadlines and windows would depend on strangers' clocks (C5); run "
+            f"`kafka-configs.sh --bootstrap-server {self._bootstrap} --alter --entity-type topics --entity-name {topic} "
+            "--add-config message.timestamp.type=LogAppendTime`"
+            for topic, found in stamps.items()
+            if found not in {None, "LogAppendTime"}
+        ]
+        if problems:
+            raise ConfigError(problems)
+        if hidden := [topic for topic, found in stamps.items() if found is None]:
+            log.warning(
+                "time_stamps_not_checked",
+                topics=hidden,
+                mend="grant DescribeConfigs on them, or see to it that message.timestamp.type is LogAppendTime",
+            )
 
     def _spawn(self, coro: Coroutine[Any, Any, None], *, name: str) -> None:
         assert self._tasks is not None

@@ -493,8 +493,9 @@ async def test_record_that_the_library_cannot_parse_is_stepped_over_and_nothing_
     for attempt_id in ids[3:]:
         await asker.submit(attempt_id, event("zoe@example.com"))
 
-    async with serving(topics):
+    async with serving(topics) as worker:
         await eventually(lambda: len(asker.replies) == len(ids))
+        await eventually(lambda: worker._recorder.metrics.unreadable_records_total.value == 1)
 
     assert 0 == sum((await lag(topics)).values())
     assert ids == sorted(body(record)["attempt_id"] for record in asker.replies)

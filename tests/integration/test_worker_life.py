@@ -16,7 +16,7 @@ from gate.config import Settings
 from gate.kafka.embedded import EmbeddedKafka
 from gate.kafka.topics import create_topics
 
-from .peers import Asker, Load, Start, WorkerProcess, body, event, lag, members, read_all
+from .peers import Asker, Load, Start, WorkerProcess, alter_topic, body, event, lag, members, read_all
 
 pytestmark = pytest.mark.kafka
 
@@ -86,6 +86,21 @@ async def test_attempts_partition_without_ledger_twin_is_refused_at_start(topics
 
     assert 2 == await worker.ended()
     assert "has 4 partitions and" in worker.log
+    assert_calm(worker)
+
+
+@pytest.mark.parametrize("topics", [1], indirect=True)
+async def test_topic_with_the_senders_time_stamps_is_refused_with_the_command_that_mends_it(
+    topics: Settings, start: Start
+) -> None:
+    await alter_topic(topics, topics.attempts_topic, {"message.timestamp.type": "CreateTime"})
+
+    worker = start(topics)
+
+    assert 2 == await worker.ended()
+    assert f"{topics.attempts_topic}: message.timestamp.type is CreateTime" in worker.log
+    assert f"--entity-name {topics.attempts_topic} --add-config message.timestamp.type=LogAppendTime" in worker.log
+    assert topics.decisions_topic not in worker.log
     assert_calm(worker)
 
 
