@@ -268,6 +268,18 @@ async def test_asks_made_while_the_broker_is_away_are_answered_when_it_is_back(s
     assert 20 == sum(decision.approved for decision in decisions)
 
 
+async def test_fifty_clients_that_start_at_once_under_traffic_miss_no_answer(topics):
+    async def start_and_ask(number):
+        async with GateClient(settings=topics) as gate:
+            decisions = await asyncio.gather(*(gate.ask(EVENT, timeout_s=60) for _ in range(3)))
+        return [decision.status for decision in decisions]
+
+    async with Responder(topics, approve):
+        statuses = await asyncio.gather(*(start_and_ask(number) for number in range(50)))
+
+    assert [[Status.APPROVED] * 3] * 50 == statuses
+
+
 async def test_load_on_a_real_broker_loses_nothing(topics):
     deny = fixed_denial(Cause.OVERLOADED)
 
