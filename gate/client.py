@@ -327,7 +327,7 @@ class GateClient:
         return decision
 
     async def _answer(self, correlation_id: bytes, message: Message, answers: list[asyncio.Future[Decision]]) -> Decision:
-        """Send an attempt until it is acknowledged, and wait for the first reply; `answers` gets what is waited for.
+        """Send an attempt until it is acknowledged, and wait for the first reply; `answers` holds what is waited for.
 
         An attempt whose acknowledgement got lost is sent once more: both have one id, and therefore one decision. It may have
         been appended: where the brokers refuse it now, its answer is still waited for.
@@ -339,7 +339,7 @@ class GateClient:
             if sender is None:
                 raise ClientClosed("the client is not open: use `async with GateClient(...)` or `await client.start()`")
             answer: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
-            answers.append(answer)
+            answers[:] = [answer]
             self._waiters.open(correlation_id, answer)
             try:
                 if not in_doubt:

@@ -16,6 +16,7 @@ from gate import log as logs
 from gate.chain.resources import Resources
 from gate.chain.runner import Chain
 from gate.chain.texts import load_texts
+from gate.chain.threads import MAX_LOST
 from gate.config import Settings
 from gate.errors import ConfigError, KafkaUnavailable
 from gate.kafka.connection import client_options
@@ -40,6 +41,7 @@ from gate.worker.sender import ReplySender
 from gate.worker.tasks import Tasks
 
 _HOUSEKEEPING_S: Final = 0.5
+_ABANDONED_MAX: Final = 10_000  # tasks of actions that swallow their cancellation; some 100 MB
 _NO_ROOM_LOOKS: Final = 10  # so many looks of the housekeeping without an answer: full is not just busy
 _MISKEYED_LOG_S: Final = 60.0
 
@@ -234,8 +236,10 @@ class Worker:
         return self._settings.max_in_flight - max(self.in_flight, self._sender.burying)
 
     def _room_assuming(self) -> int:
-        """Return the room where replies do not wait for the ledger: what it still owes takes up room, too."""
-        return min(self._room(), self._settings.max_in_flight - self._scribe.owed)
+        """Return the room where replies do not wait for the ledger: what is not written and read in order takes it up, too."""
+        assert self._intake is not None
+        gaps = sum(len(partition.table.acked) for partition in self._intake.partitions.values())
+        return min(self._room(), self._settings.max_in_flight - self._scribe.owed - gaps)
 
     def _check_topics(self) -> None:
         settings = self._settings
@@ -307,6 +311,7 @@ class Worker:
             partitions = intake.partitions.values()
             for partition in partitions:
                 self._scribe.sweep(partition)
+                partition.let_go()
             self._watch_answers(intake)
             self._watch_partitions(intake)
             metrics.in_flight.set(self.in_flight)
@@ -345,6 +350,13 @@ class Worker:
             log.critical("answers_stopped", owed=owed, note="only another process may help: /healthz says so")
         self._stuck = stuck
 
+    def _lost_actions(self) -> str | None:
+        """Say so when as many actions as we bear were cut and do not end: nobody but the end of the process ends them."""
+        threads, tasks = self._resources.threads.lost, sum(chain.abandoned for chain in self._chains)
+        if threads < MAX_LOST and tasks < _ABANDONED_MAX:
+            return None
+        return f"{threads} threads and {tasks} tasks of actions were cut and do not end; mend the actions and start again"
+
     def status(self) -> Status:
         """Return whether attempts are being answered, and if not, why."""
         intake, sender, most = self._intake, self._sender, self._settings.max_in_flight
@@ -359,9 +371,11 @@ class Worker:
             reasons.append(f"{sender.burying} dead letters wait to be written to {self._settings.dlq_topic}")
         if self._no_room_looks >= _NO_ROOM_LOOKS:
             reasons.append(f"all of GATE_MAX_IN_FLIGHT={most} attempts are under way, and none has been answered for a while")
+        if lost := self._lost_actions():
+            reasons.append(lost)
         if self._stuck:
             reasons.append("what is decided is not answered, and nothing is known to be in the way")
-        return Status(live=not (self._stuck or intake.hopeless), ready=not reasons, reasons=tuple(reasons))
+        return Status(live=not (self._stuck or lost or intake.hopeless), ready=not reasons, reasons=tuple(reasons))
 
     # -- One ask ----------------------------------------------------------------------------------------------------------
 

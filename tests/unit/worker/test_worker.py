@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 
 from gate.chain.runner import Chain
+from gate.chain.threads import MAX_LOST
 from gate.config import Settings
 from gate.errors import ConfigError
+from gate.ledger.answer import Entry
 from gate.metrics import Metrics
+from gate.model.decision import Scope
 from gate.worker import worker as worker_module
-from gate.worker.partitions import Stage
+from gate.worker.partitions import Partition, Stage
 from gate.worker.progress import UNANSWERED_LOOKS
 from gate.worker.worker import Status, Worker
 
@@ -112,6 +115,24 @@ async def test_consumers_that_bring_nothing_again_and_again_are_a_matter_for_ano
     worker._intake.hopeless = True  # type: ignore[misc, union-attr]
 
     assert not worker.status().live
+
+
+async def test_too_many_actions_that_were_cut_and_do_not_end_are_a_matter_for_another_process(worker: Worker) -> None:
+    worker._resources.threads.lost = MAX_LOST - 1
+    assert READY == worker.status()
+
+    worker._resources.threads.lost = MAX_LOST
+    lost = f"{MAX_LOST} threads and 0 tasks of actions were cut and do not end; mend the actions and start again"
+    assert Status(live=False, ready=False, reasons=(lost,)) == worker.status()
+
+
+async def test_at_least_once_counts_what_the_ledger_has_and_nobody_could_read_in_order(worker: Worker) -> None:
+    partition = Partition(0, window_ms=1, bodies_max=1)
+    worker._intake.partitions[0] = partition  # type: ignore[union-attr]
+    assert 2 == worker._room_assuming()
+
+    partition.table.acked = {number: Entry(number, "a", b"", "t-0-0", 0, Scope.ID, None) for number in range(2)}
+    assert 0 == worker._room_assuming()
 
 
 async def test_time_stamps_that_may_not_be_read_are_a_warning_and_wrong_ones_are_refused(
