@@ -310,39 +310,53 @@ class GateClient:
         )
         started = time.perf_counter()
         outcome = "error"
+        answers: list[asyncio.Future[Decision]] = []
         try:
             async with asyncio.timeout(timeout_s) as patience:
-                decision = await self._answer(correlation_id, message)
+                decision = await self._answer(correlation_id, message, answers)
             outcome = decision.status.value
         except TimeoutError:
             if not patience.expired():
                 raise
-            outcome = "timeout"
-            decision = self._assume(attempt_id, timeout_s)
+            in_time = _result(answers[-1]) if answers else None  # in the very turn of the loop in which the time was over
+            outcome = "timeout" if in_time is None else in_time.status.value
+            decision = self._assume(attempt_id, timeout_s) if in_time is None else in_time
         finally:
             if self._metrics is not None:
                 self._metrics.ask_duration_seconds.labels(outcome=outcome).observe(time.perf_counter() - started)
         return decision
 
-    async def _answer(self, correlation_id: bytes, message: Message) -> Decision:
-        """Send an attempt until it is acknowledged, and wait for the first reply.
+    async def _answer(self, correlation_id: bytes, message: Message, answers: list[asyncio.Future[Decision]]) -> Decision:
+        """Send an attempt until it is acknowledged, and wait for the first reply; `answers` holds what is waited for.
 
-        An attempt whose acknowledgement got lost is sent once more: both have one id, and therefore one decision.
+        An attempt whose acknowledgement got lost is sent once more: both have one id, and therefore one decision. It may have
+        been appended: where the brokers refuse it now, its answer is still waited for.
         """
+        in_doubt = refused = False
+        again: asyncio.Task[None] | None = None
         while True:
-            if self._sender is None:
+            sender = self._sender
+            if sender is None:
                 raise ClientClosed("the client is not open: use `async with GateClient(...)` or `await client.start()`")
             answer: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
+            answers[:] = [answer]
             self._waiters.open(correlation_id, answer)
             try:
-                sent = await self._sender.send(message)
-                sent.add_done_callback(partial(_acknowledged, answer))
+                if not in_doubt:
+                    await _send(sender, message, answer)
+                elif not refused:  # while it waits for a connection, the answer to what was sent before may come
+                    again = asyncio.create_task(_send(sender, message, answer), name="send again")
                 return await answer
             except NotTaken as failure:
-                if failure.refused:
+                if failure.refused and not in_doubt:
                     raise KafkaUnavailable(f"{self._bootstrap} refuses attempts on {self._attempts_topic}: {failure}") from None
+                refused = failure.refused
+                in_doubt = True
             finally:
                 self._waiters.close(correlation_id)
+                _result(answer)  # where it failed and nobody waits for it, that is no news
+                if again is not None:
+                    again.cancel()
 
     def _assume(self, attempt_id: str, timeout_s: float) -> Decision:
         if self._metrics is not None:
@@ -359,10 +373,9 @@ class GateClient:
             return
         value = record.value or b""
         arrival, waiter = self._waiters.arrive(correlation_id, value)
-        if waiter is not None:
-            if not waiter.done():  # cancelled in this very turn of the loop
-                _settle(waiter, value)
-        elif arrival is Arrival.LATE:
+        if waiter is not None and not waiter.done():
+            _settle(waiter, value)
+        elif waiter is not None or arrival is Arrival.LATE:  # it has given up, perhaps in this very turn of the loop
             if self._metrics is not None:
                 self._metrics.late_replies_total.inc()
         elif arrival is not Arrival.FOREIGN:
@@ -381,6 +394,22 @@ def _settle(waiter: asyncio.Future[Decision], value: bytes) -> None:
         waiter.set_exception(
             GateError(f"the reply cannot be read ({type(error).__name__}): it is not one of a gate of our version")
         )
+
+
+def _result(answer: asyncio.Future[Decision]) -> Decision | None:
+    """Return the decision that has come, if one has."""
+    return answer.result() if answer.done() and not answer.cancelled() and answer.exception() is None else None
+
+
+async def _send(sender: AttemptSender, message: Message, answer: asyncio.Future[Decision]) -> None:
+    """Hand an attempt over; where it is not taken, now or later, its answer fails."""
+    try:
+        sent = await sender.send(message)
+    except NotTaken as failure:
+        if not answer.done():
+            answer.set_exception(failure)
+    else:
+        sent.add_done_callback(partial(_acknowledged, answer))
 
 
 def _acknowledged(answer: asyncio.Future[Decision], sent: asyncio.Future[Any]) -> None:

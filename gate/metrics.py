@@ -263,6 +263,9 @@ class Metrics(_Declarations):
     miskeyed_attempts_total = _counter(
         "Attempts whose key is not their id or whose partition is not that of their key: retries may miss their decision"
     )
+    unreadable_records_total = _counter(
+        "Records of the attempts topic that no client can parse: stepped over, answered by nobody"
+    )
     ignored_fields_total = _counter("Events that brought a field which only the gate sets, by field", "field")
 
     # Actions

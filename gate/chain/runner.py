@@ -71,6 +71,11 @@ class Chain:
         """Whether actions that wait can run."""
         return self._resources is not None
 
+    @property
+    def abandoned(self) -> int:
+        """How many runs of actions were cut and have not ended: only the end of the process ends them."""
+        return len(self._abandoned)
+
     async def start(self, resources: Resources | None = None) -> None:
         """Make it ready to run, with what it shares with other chains; without that it opens, and later closes, its own.
 

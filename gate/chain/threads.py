@@ -13,9 +13,12 @@ from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
 from queue import SimpleQueue
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 T = TypeVar("T")
+
+MAX_LOST: Final = 256
+"""Threads that do not come back and were replaced: each takes memory, and nobody can end it. Further ones keep their place."""
 
 
 class _Job:
@@ -39,6 +42,7 @@ class _Thread(threading.Thread):
         self, number: int, loop: asyncio.AbstractEventLoop, report: Callable[[_Thread, _Job, object, BaseException | None], None]
     ) -> None:
         super().__init__(name=f"action-{number}", daemon=True)
+        self.replaced = False  # its job was abandoned, and another thread has its place
         self.jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._loop = loop
         self._report = report
@@ -62,7 +66,8 @@ class DaemonThreads:
     """At most `size` threads that are not abandoned, made when needed."""
 
     def __init__(self, size: int) -> None:
-        self.abandoned = 0
+        self.abandoned = 0  # since the start
+        self.lost = 0  # of them, those that are replaced and have not come back
         self._size = size
         self._made = 0
         self._serving = 0  # threads that are idle or run a job somebody waits for
@@ -111,17 +116,18 @@ class DaemonThreads:
         if self._idle:
             thread = self._idle.pop()
         else:
+            thread = _Thread(self._made + 1, loop, self._ended)
+            thread.start()  # may fail where the system has no more
             self._made += 1
             self._serving += 1
-            thread = _Thread(self._made, loop, self._ended)
-            thread.start()
 
         job.thread = thread
         thread.jobs.put(job)
 
     def _ended(self, thread: _Thread, job: _Job, value: Any, error: BaseException | None) -> None:
         """Caller: the event loop, for a thread that has run a job to its end."""
-        if job.thread is None:  # abandoned, and replaced already
+        if thread.replaced:
+            self.lost -= 1
             thread.jobs.put(None)
             return
 
@@ -142,9 +148,18 @@ class DaemonThreads:
             self._waiting.remove(job)
             return
 
-        job.thread = None
         self.abandoned += 1
+
+        if self.lost >= MAX_LOST:
+            return
+
+        job.thread.replaced = True
+        self.lost += 1
         self._serving -= 1
 
         if self._waiting and not self._closed:
-            self._start(self._waiting.popleft(), loop)
+            following = self._waiting.popleft()
+            try:
+                self._start(following, loop)
+            except RuntimeError:  # the system has no more threads: it waits for one that comes back
+                self._waiting.appendleft(following)

@@ -24,12 +24,10 @@ from aiokafka.errors import (
 from gate.errors import ConfigError, KafkaUnavailable
 from gate.kafka.closing import stop_producer
 from gate.kafka.partitioner import partition_of
+from gate.kafka.supervision import Supervised
 from gate.model.wire import Message
 
 _log = logging.getLogger(__name__)  # the client lives in other people's processes: they say where log lines go
-
-BACKOFF_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
-"""Waits between attempts to build a producer anew; the last one repeats."""
 
 CLOSE_S: Final = 2.0
 """How long closing may wait for attempts that are on their way."""
@@ -58,12 +56,10 @@ class AttemptSender:
     def __init__(self, options: Mapping[str, Any], topic: str) -> None:
         self._options = options  # of gate.kafka.connection.client_options
         self._topic = topic
-        self._producer: AIOKafkaProducer | None = None  # None: not started, stopped, or being replaced
-        self._changed = asyncio.Event()  # there is a producer, or there will be none any more
-        self._broken: asyncio.Queue[AIOKafkaProducer] = asyncio.Queue()  # producers to be replaced
+        self._producers: Supervised[AIOKafkaProducer] = Supervised(
+            self._new_producer, begin=self._learn, close=self._close, name=f"attempt sender {topic}"
+        )
         self._on_their_way: set[asyncio.Future[Any]] = set()
-        self._mender: asyncio.Task[None] | None = None
-        self.restarts = 0
 
     def __repr__(self) -> str:
         return f"<AttemptSender {self._topic}: {'ready' if self.ready else 'not ready'}, {len(self._on_their_way)} on their way>"
@@ -71,39 +67,27 @@ class AttemptSender:
     @property
     def ready(self) -> bool:
         """Whether attempts can be sent; false while a producer is replaced."""
-        return self._producer is not None
+        return self._producers.client is not None
+
+    @property
+    def restarts(self) -> int:
+        """How often the producer was replaced."""
+        return self._producers.restarts
 
     async def start(self) -> None:
         """Connect and learn the topic's partitions, so that the first attempt waits for nothing.
 
         Raises ConfigError where the topic does not exist, KafkaUnavailable where the brokers do not do their part.
         """
-        producer = self._new_producer()
         try:
-            await producer.start()
-            await self._learn(producer)
+            await self._producers.start()
         except KafkaError as error:
-            await _close(producer)
             address = self._options["bootstrap_servers"]
             raise KafkaUnavailable(f"{address} does not let us send to {self._topic}: {NotTaken(error)}") from error
-        except BaseException:
-            await _close(producer)
-            raise
-        self._use(producer)
-        self._mender = asyncio.create_task(self._mend(), name=f"attempt sender {self._topic}")
 
     async def stop(self) -> None:
         """Send what is on its way, for a moment, and disconnect. Idempotent."""
-        producer, self._producer = self._producer, None
-        mender, self._mender = self._mender, None
-        if mender is not None:
-            mender.cancel()
-            await asyncio.gather(mender, return_exceptions=True)
-        self._changed.set()
-        while not self._broken.empty():
-            await _close(self._broken.get_nowait())
-        if producer is not None:
-            await _close(producer)
+        await self._producers.stop()
 
     async def send(self, message: Message) -> asyncio.Future[Any]:
         """Hand an attempt over and return the future of its acknowledgement.
@@ -111,8 +95,7 @@ class AttemptSender:
         Waits while there is no connection; raises NotTaken where the attempt cannot be handed over. A future that fails or
         is cancelled was not acknowledged; `NotTaken(future.exception())` says whether it was refused.
         """
-        await self._changed.wait()
-        producer = self._producer
+        producer = await self._producers.get()
         if producer is None:
             raise NotTaken(ConnectionError("stopped"))
         try:
@@ -133,45 +116,14 @@ class AttemptSender:
             raise ConfigError([f"attempts topic {self._topic} does not exist: make it with `gate topics create`"])
         await producer.partitions_for(self._topic)
 
-    def _use(self, producer: AIOKafkaProducer) -> None:
-        self._producer = producer
-        self._changed.set()
-
     def _settle(self, producer: AIOKafkaProducer, sent: asyncio.Future[Any]) -> None:
         self._on_their_way.discard(sent)
         if not sent.cancelled() and (error := sent.exception()) is not None:
             self._blame(producer, error)
 
     def _blame(self, producer: AIOKafkaProducer, error: BaseException) -> None:
-        if producer is self._producer and not isinstance(error, REFUSALS):
-            self._producer = None  # at once: whoever sends again must wait, not fail on the same producer in a loop
-            self._changed.clear()
-            self._broken.put_nowait(producer)
+        if not isinstance(error, REFUSALS) and self._producers.blame(producer):
             _log.warning("attempts to %s are not acknowledged, connecting anew: %s", self._topic, NotTaken(error))
-
-    async def _mend(self) -> None:
-        while True:
-            await _close(await self._broken.get())
-            for sent in tuple(self._on_their_way):
-                sent.cancel()  # nobody would settle them any more
-            self._use(await self._connect())
-            self.restarts += 1
-
-    async def _connect(self) -> AIOKafkaProducer:
-        attempt = 0
-        while True:
-            producer = self._new_producer()
-            try:
-                await producer.start()
-            except Exception:  # noqa: BLE001 - whatever it is, attempts wait, and nobody else would try again
-                await _close(producer)
-            except BaseException:
-                await _close(producer)
-                raise
-            else:
-                return producer
-            await asyncio.sleep(BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)])
-            attempt += 1
 
     def _new_producer(self) -> AIOKafkaProducer:
         return AIOKafkaProducer(
@@ -183,6 +135,7 @@ class AttemptSender:
             request_timeout_ms=10_000,
         )
 
-
-async def _close(producer: AIOKafkaProducer) -> None:
-    await stop_producer(producer, within_s=CLOSE_S)
+    async def _close(self, producer: AIOKafkaProducer) -> None:
+        await stop_producer(producer, within_s=CLOSE_S)
+        for sent in tuple(self._on_their_way):
+            sent.cancel()  # nobody would settle them any more

@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from gate.kafka.closing import stop_consumer
 from gate.kafka.producer import BatchProducer
+from gate.kafka.supervision import Supervised
 from gate.ledger.answer import Entry
 from gate.ledger.ports import Appended, LogUnavailable, Slice
 from gate.model.wire import Message, read_ledger
@@ -19,14 +20,15 @@ from gate.model.wire import Message, read_ledger
 _READ_WAIT_MS = 200
 _FETCH_WAIT_MS = 20  # with another partition long-polling a read takes as long as this (protocol/README.md)
 _TURN_S = 15.0  # longer than one request may take
+_WAIT_S = 1.0  # for a reader that is being replaced
 _FETCH_BYTES = 4 * 1024 * 1024
 
 
 class KafkaLedger:
     """One topic, one producer, one group-less reader that is assigned once to all partitions, all paused.
 
-    A read is seek, resume, fetch, pause: 3-7 ms (protocol/README.md). Reads take turns. Partitions that the topic gets later
-    are served, too: the reader is made anew when there are more than it knows.
+    A read is seek, resume, fetch, pause: 3-7 ms (protocol/README.md). Reads take turns. Partitions that the topic gets later are
+    served, too.
     """
 
     def __init__(
@@ -34,24 +36,29 @@ class KafkaLedger:
     ) -> None:
         self._options = dict(options)
         self._topic = topic
-        self._on_restart = on_restart
         self._producer = BatchProducer(options, on_restart=lambda: on_restart("ledger_producer"))
-        self._reader: AIOKafkaConsumer | None = None
+        self._readers: Supervised[AIOKafkaConsumer] = Supervised(
+            self._new_reader,
+            begin=self._assign,
+            close=stop_consumer,
+            on_restart=lambda: on_restart("ledger_reader"),
+            name="ledger reader",
+        )
         self._turn = asyncio.Lock()
         self._count = count  # how many partitions the topic has, 0 if it does not exist
-        self._assigned = 0  # how many of them the reader has
 
     async def start(self) -> None:
         """Connect; raise LogUnavailable where no broker answers."""
         await self._producer.start()
-        async with self._client():
-            pass
+        try:
+            await self._readers.start()
+        except (KafkaError, OSError) as error:
+            raise LogUnavailable(type(error).__name__) from error
 
     async def stop(self) -> None:
         """Close the connections."""
         await self._producer.stop()
-        async with self._turn:
-            await self._disconnect()
+        await self._readers.stop()
 
     async def append(self, partition: int, batch: Sequence[Message]) -> Appended:
         """Append a batch as a whole, durably; raise LogRejected if it can never be written."""
@@ -96,23 +103,22 @@ class KafkaLedger:
 
     @asynccontextmanager
     async def _client(self) -> AsyncIterator[AIOKafkaConsumer]:
-        """Take a turn with the reader; after an error that is not about offsets it is made anew."""
+        """Take a turn with the reader; after an error that is not about offsets it is replaced."""
         async with self._turn:
+            reader = await self._readers.get(within_s=_WAIT_S)
+            if reader is None:
+                raise LogUnavailable("not connected")
             try:
-                async with asyncio.timeout(_TURN_S):  # a reader that hangs is thrown away: its calls may be cancelled
-                    if self._count() > self._assigned:
-                        await self._disconnect()
-                    if self._reader is None:
-                        await self._connect()
-                    assert self._reader is not None
-                    yield self._reader
+                async with asyncio.timeout(_TURN_S):  # its calls may be cancelled: it is thrown away then
+                    if len(reader.assignment()) < self._count():
+                        await self._assign(reader)
+                    yield reader
             except (KafkaError, TimeoutError, OSError) as error:
-                await self._disconnect()
-                self._on_restart("ledger_reader")
+                self._readers.blame(reader)
                 raise LogUnavailable(type(error).__name__) from error
 
-    async def _connect(self) -> None:
-        reader = AIOKafkaConsumer(
+    def _new_reader(self) -> AIOKafkaConsumer:
+        return AIOKafkaConsumer(
             **self._options,
             group_id=None,
             enable_auto_commit=False,
@@ -122,18 +128,9 @@ class KafkaLedger:
             max_poll_records=None,
             request_timeout_ms=10_000,
         )
-        try:
-            await reader.start()
-            self._assigned = self._count()
-            tps = [TopicPartition(self._topic, number) for number in range(self._assigned)]
-            reader.assign(tps)
-            reader.pause(*tps)
-        except BaseException:
-            await stop_consumer(reader)
-            raise
-        self._reader = reader
 
-    async def _disconnect(self) -> None:
-        if self._reader is not None:
-            reader, self._reader = self._reader, None
-            await stop_consumer(reader)
+    async def _assign(self, reader: AIOKafkaConsumer) -> None:
+        """Give the reader all partitions, paused; that it loses its positions is nothing, for every read begins with a seek."""
+        tps = [TopicPartition(self._topic, number) for number in range(self._count())]
+        reader.assign(tps)
+        reader.pause(*tps)

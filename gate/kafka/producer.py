@@ -18,6 +18,7 @@ from aiokafka.errors import (
 
 from gate import log as logs
 from gate.kafka.closing import stop_producer
+from gate.kafka.supervision import Supervised
 from gate.ledger.ports import Appended, LogForbidden, LogRejected, LogUnavailable
 from gate.model.wire import Message
 
@@ -27,7 +28,8 @@ BATCH_BYTES = 384 * 1024
 _BUILDER_BYTES = 900 * 1024
 _REQUEST_TIMEOUT_S = 10.0
 _SEND_TIMEOUT_S = 15.0  # the append timer of protocol/README.md; longer than one request, shorter than two
-
+_WAIT_S = 1.0  # for a client that is being replaced
+_CLOSE_S = 2.0  # whoever waits for an acknowledgement sends again
 log = logs.get(__name__)
 
 
@@ -49,25 +51,20 @@ class BatchProducer:
 
     def __init__(self, options: Mapping[str, Any], *, on_restart: Callable[[], None]) -> None:
         self._options = dict(options)
-        self._on_restart = on_restart
-        self._client: AIOKafkaProducer | None = None
-        self._restarting = asyncio.Lock()
-        self._old: set[asyncio.Task[None]] = set()
+        self._clients: Supervised[AIOKafkaProducer] = Supervised(
+            self._new_client, close=self._close, on_restart=on_restart, name="producer"
+        )
 
     async def start(self) -> None:
         """Connect; raise LogUnavailable where no broker answers."""
         try:
-            self._client = await self._new_client()
+            await self._clients.start()
         except (KafkaError, OSError) as error:
             raise LogUnavailable(str(error)) from error
 
-    async def stop(self, *, within_s: float = 5.0) -> None:
-        """Close the connections; what is still unsent after `within_s` is given up."""
-        if self._client is not None:
-            self._retire(self._client, within_s)
-            self._client = None
-        if self._old:
-            await asyncio.wait(self._old)
+    async def stop(self) -> None:
+        """Close the connections; what is still unsent after a while is given up."""
+        await self._clients.stop()
 
     async def send(self, topic: str, partition: int, batch: Sequence[Message]) -> Appended:
         """Write a batch of at most BATCH_BYTES as a whole, or a single record of any size.
@@ -75,7 +72,7 @@ class BatchProducer:
         Raises LogRejected where the broker refuses its size, LogForbidden where it refuses us, and LogUnavailable where the
         outcome is unknown: the batch may stand in the log or come to stand there later.
         """
-        client = self._client
+        client = self._clients.client or await self._clients.get(within_s=_WAIT_S)
         if client is None:
             raise LogUnavailable("not connected")
         builder = client.create_batch()
@@ -102,13 +99,13 @@ class BatchProducer:
             raise LogUnavailable(f"{topic} has no partition {partition} yet") from error
         except (KafkaError, TimeoutError, OSError) as error:
             retriable = isinstance(error, KafkaError) and getattr(error, "retriable", False)
-            if not retriable:
-                await self._restart(client, type(error).__name__)
+            if not retriable and self._clients.blame(client):
+                log.warning("producer_restarted", why=type(error).__name__)
             raise LogUnavailable(type(error).__name__) from error
         return Appended(metadata.offset, metadata.timestamp)
 
-    async def _new_client(self) -> AIOKafkaProducer:
-        client = AIOKafkaProducer(
+    def _new_client(self) -> AIOKafkaProducer:
+        return AIOKafkaProducer(
             **self._options,
             acks="all",
             enable_idempotence=False,
@@ -117,35 +114,10 @@ class BatchProducer:
             request_timeout_ms=int(_REQUEST_TIMEOUT_S * 1000),
             retry_backoff_ms=100,
         )
-        try:
-            await client.start()
-        except BaseException:
-            await stop_producer(client)
-            raise
-        return client
 
-    async def _restart(self, broken: AIOKafkaProducer, why: str) -> None:
-        """Replace a client once, however many batches it failed; keep the broken one where no broker answers now."""
-        async with self._restarting:
-            if self._client is not broken:
-                return
-            try:
-                async with asyncio.timeout(_SEND_TIMEOUT_S):
-                    self._client = await self._new_client()
-            except (KafkaError, TimeoutError, OSError):
-                return
-            log.warning("producer_restarted", why=why)
-            self._on_restart()
-            self._retire(broken, 1.0)
-
-    def _retire(self, client: AIOKafkaProducer, within_s: float) -> None:
-        async def stop() -> None:
-            if not await stop_producer(client, within_s=within_s):
-                log.warning("producer_not_stopped_in_time", within_s=within_s)
-
-        task = asyncio.create_task(stop(), name="retire-producer")
-        self._old.add(task)
-        task.add_done_callback(self._old.discard)
+    async def _close(self, client: AIOKafkaProducer) -> None:
+        if not await stop_producer(client, within_s=_CLOSE_S):
+            log.warning("producer_not_stopped_in_time")
 
 
 def _take_notice(sent: asyncio.Future[Any]) -> None:

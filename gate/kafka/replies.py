@@ -7,16 +7,16 @@ So each reader is assigned all partitions, starts at their ends, and never commi
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import ConsumerStoppedError, KafkaError
+from aiokafka.errors import KafkaError
 
 from gate.errors import ConfigError, KafkaUnavailable
 from gate.kafka.closing import stop_consumer
+from gate.kafka.supervision import Supervised
 from gate.model.wire import Record
 
 _log = logging.getLogger(__name__)  # the client lives in other people's processes: they say where log lines go
@@ -29,9 +29,6 @@ METADATA_MAX_AGE_MS: Final = 5_000
 
 STALL_CHECK_S: Final = 5.0
 """How often a reader asks the brokers whether there is something that it should have delivered by now."""
-
-BACKOFF_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
-"""Waits between attempts to build a consumer anew; the last one repeats."""
 
 
 class ReplyReader:
@@ -46,71 +43,55 @@ class ReplyReader:
         self._topic = topic
         self._deliver = deliver
         self._positions: dict[int, int] = {}  # next offset by partition; what a new consumer goes on with
-        self._consumer: AIOKafkaConsumer | None = None
+        self._consumers: Supervised[AIOKafkaConsumer] = Supervised(
+            self._new_consumer, begin=self._begin, close=stop_consumer, name=f"reply reader {topic}"
+        )
         self._tasks: list[asyncio.Task[None]] = []
-        self._stopping = asyncio.Event()
-        self.restarts = 0
 
     def __repr__(self) -> str:
-        state = "stopped" if self._stopping.is_set() else "reading" if self.ready else "not reading"
+        state = "reading" if self.ready else "not reading"
         return f"<ReplyReader {self._topic}: {state}, {len(self._positions)} partitions, {self.restarts} restarts>"
 
     @property
     def ready(self) -> bool:
         """Whether replies are being read; false while a consumer is built anew."""
-        return self._consumer is not None and not self._stopping.is_set()
+        return self._consumers.client is not None
+
+    @property
+    def restarts(self) -> int:
+        """How often the consumer was replaced."""
+        return self._consumers.restarts
 
     async def start(self) -> None:
         """Stand at the end of every partition; what is appended after this returns is delivered.
 
         Raises ConfigError where the topic does not exist, KafkaUnavailable where the brokers do not do their part.
         """
-        consumer = self._new_consumer()
         try:
-            ends = await self._ends(consumer)
+            await self._consumers.start()
         except KafkaError as error:
-            await stop_consumer(consumer)
             address = self._options["bootstrap_servers"]
             raise KafkaUnavailable(f"{address} does not let us read {self._topic}: {type(error).__name__}: {error}") from error
-        except BaseException:
-            await stop_consumer(consumer)
-            raise
-        self._positions = ends
-        self._assign(consumer, set(ends))
-        self._consumer = consumer
         self._tasks = [
-            asyncio.create_task(self._read(consumer), name=f"reply reader {self._topic}"),
+            asyncio.create_task(self._read(), name=f"reply reader {self._topic}"),
             asyncio.create_task(self._watch(), name=f"reply reader watch {self._topic}"),
         ]
 
     async def stop(self) -> None:
         """Stop delivering; nothing is delivered after this returns. Idempotent."""
-        self._stopping.set()
-        if self._consumer is not None:
-            await stop_consumer(self._consumer)  # ends a poll that is waiting
+        await self._consumers.stop()  # ends a poll that is waiting
         for task in self._tasks:
             task.cancel()  # no poll is cancelled by this: that of a closed consumer has returned
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
 
-    async def _read(self, consumer: AIOKafkaConsumer) -> None:
-        while True:
+    async def _read(self) -> None:
+        while (consumer := await self._consumers.get()) is not None:
             try:
                 await self._poll(consumer)
-            except ConsumerStoppedError:
-                reason = "stalled"  # only `_watch` and `stop` stop a consumer
             except Exception as error:  # noqa: BLE001 - the top of the task: whatever broke the consumer, a new one is the mend
-                reason = f"{type(error).__name__}: {error}"
-            if self._stopping.is_set():
-                return
-            _log.warning("reply reader of %s restarted: %s", self._topic, reason)
-            self._consumer = None
-            await stop_consumer(consumer)
-            self.restarts += 1
-            rebuilt = await self._rebuild()
-            if rebuilt is None:
-                return
-            self._consumer = consumer = rebuilt
+                if self._consumers.blame(consumer):
+                    _log.warning("reply reader of %s restarted: %s: %s", self._topic, type(error).__name__, error)
 
     async def _poll(self, consumer: AIOKafkaConsumer) -> None:
         while True:
@@ -123,41 +104,21 @@ class ReplyReader:
             if not partitions <= self._positions.keys():
                 self._assign(consumer, partitions)
 
-    async def _rebuild(self) -> AIOKafkaConsumer | None:
-        """Return a consumer that goes on where the last one stood, when the brokers are back; None if we stop before."""
-        attempt = 0
-        while not self._stopping.is_set():
-            consumer = self._new_consumer()
-            try:
-                await consumer.start()
-                self._assign(consumer, await self._partitions(consumer))
-            except Exception:  # noqa: BLE001 - whatever it is, replies are waited for, and nobody else would try again
-                await stop_consumer(consumer)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)])
-                attempt += 1
-            except BaseException:
-                await stop_consumer(consumer)
-                raise
-            else:
-                return consumer
-        return None
-
     async def _watch(self) -> None:
         """Stop a consumer that stands still although there is something to read: some states never heal (KAFKA.md section 4)."""
         before: dict[int, int] = {}
         while True:
             await asyncio.sleep(STALL_CHECK_S)
-            consumer = self._consumer
+            consumer = self._consumers.client
             if consumer is None:
                 continue
             try:
                 async with asyncio.timeout(STALL_CHECK_S):
                     behind = await self._behind(consumer)
-            except Exception:  # noqa: BLE001, S112 - an outage, or a consumer that `_read` is replacing: neither is a stall
+            except Exception:  # noqa: BLE001, S112 - an outage, or a consumer that is being replaced: neither is a stall
                 continue
-            if before.items() & behind.items() and consumer is self._consumer:
-                await stop_consumer(consumer)
+            if before.items() & behind.items() and self._consumers.blame(consumer):
+                _log.warning("reply reader of %s restarted: stalled", self._topic)
             before = behind
 
     async def _behind(self, consumer: AIOKafkaConsumer) -> dict[int, int]:
@@ -180,13 +141,17 @@ class ReplyReader:
             request_timeout_ms=10_000,
         )
 
-    async def _ends(self, consumer: AIOKafkaConsumer) -> dict[int, int]:
-        await consumer.start()
+    async def _begin(self, consumer: AIOKafkaConsumer) -> None:
+        """Stand where the consumer before stood; the first one at the ends."""
+        if self._positions:
+            self._assign(consumer, await self._partitions(consumer))
+            return
         if self._topic not in await consumer.topics():  # asks for all topics: naming a missing one could create it
             raise ConfigError([f"reply topic {self._topic} does not exist: make it with `gate topics create`"])
         partitions = await self._partitions(consumer)
         ends = await consumer.end_offsets([TopicPartition(self._topic, partition) for partition in partitions])
-        return {tp.partition: offset for tp, offset in ends.items()}
+        self._positions = {tp.partition: offset for tp, offset in ends.items()}
+        self._assign(consumer, set(self._positions))
 
     async def _partitions(self, consumer: AIOKafkaConsumer) -> set[int]:
         first = TopicPartition(self._topic, 0)

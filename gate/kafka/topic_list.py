@@ -52,6 +52,8 @@ class TopicList:
         self._failed: KafkaUnavailable | None = None  # the newest refresh, if it failed
         self._wanted = asyncio.Event()
         self._refreshed = asyncio.Event()
+        self._fetched = asyncio.Condition()  # told of every refresh that has ended, well or not
+        self._begun = self._ended = 0  # refreshes
         self._task: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -63,14 +65,14 @@ class TopicList:
         if self._failed:
             await self.stop()
             raise self._failed
-        self._task = asyncio.create_task(self._keep_fresh(), name="topic list")
+        self._run()
 
     async def stop(self) -> None:
         """Stop refreshing; what is cached can still be looked up."""
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        task, self._task = self._task, None
+        if task:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
         await self._fetch.close()
 
     def partitions(self, topic: str, *, at_least: int = 1) -> int | None:
@@ -101,6 +103,20 @@ class TopicList:
             raise self._failed
         return count
 
+    @property
+    def next_refresh(self) -> int:
+        """The number of the refresh that begins next."""
+        return self._begun + 1
+
+    async def refreshed(self, due: int) -> None:
+        """Wait for the end of a refresh, by its number; without a miss that may take `refresh_s`."""
+        async with self._fetched:
+            await self._fetched.wait_for(lambda: self._ended >= due)
+
+    def _run(self) -> None:
+        self._task = task = asyncio.create_task(self._keep_fresh(), name="topic list")
+        task.add_done_callback(lambda ended: self._run() if ended is self._task else None)  # cancelled, but not by `stop`
+
     async def _keep_fresh(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
@@ -110,6 +126,7 @@ class TopicList:
             await self._refresh()
 
     async def _refresh(self) -> None:
+        self._begun += 1
         try:
             self._counts = await self._fetch()
             self._failed = None
@@ -118,6 +135,9 @@ class TopicList:
         finally:
             if not self._wanted.is_set():
                 self._refreshed.set()
+            async with self._fetched:
+                self._ended = self._begun
+                self._fetched.notify_all()
 
 
 class FetchTopics:

@@ -18,7 +18,7 @@ from gate.kafka.connection import REQUEST_TIMEOUT_MS, client_options, describe_t
 from gate.kafka.promises import DAY_MS, HOUR_MS, OFFSETS_TOPIC, Finding, Topic, judge, ledger_retention_ms
 from gate.kafka.topic_list import TopicList
 
-__all__ = ["Finding", "TopicList", "TopicMade", "check_topics", "create_topics"]
+__all__ = ["Finding", "TopicList", "TopicMade", "check_topics", "create_topics", "time_stamps"]
 
 ATTEMPTS_RETENTION_MS: Final = 7 * DAY_MS
 REPLIES_RETENTION_MS: Final = HOUR_MS
@@ -128,6 +128,14 @@ async def _make(admin: AIOKafkaAdminClient, topics: Sequence[TopicMade]) -> list
     if problems:
         raise ConfigError(problems)
     return [topic for topic in topics if answers[topic.name][0] == NO_ERROR]
+
+
+async def time_stamps(settings: Settings, bootstrap: str) -> dict[str, str | None]:
+    """Return `message.timestamp.type` of the attempts topic and the ledger, None where we may not read it."""
+    names = (settings.attempts_topic, settings.decisions_topic)
+    async with _admin(settings, bootstrap, "describe topics") as admin:
+        configs = await _configs(admin, names)
+    return {name: configs.get(name, {}).get("message.timestamp.type") for name in names}
 
 
 async def check_topics(settings: Settings, bootstrap: str) -> list[Finding]:

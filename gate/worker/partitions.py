@@ -204,12 +204,18 @@ class Partition:
                 continue
             self._deregister(flight)
             work.dropped.append(flight)
-        if not self.flying and not self.table.acked:
-            # Nobody follows the ledger from here on: when the partition comes back, all that was written since would have to
-            # be read. Reading the window back is always right (rule 19).
+        self.let_go()
+        return work
+
+    def let_go(self) -> None:
+        """Forget the table of a partition that is not ours, once nothing of ours is in flight there.
+
+        Nobody follows the ledger from there on: when the partition comes back, all that was written since would have to be
+        read. Reading the window back is always right (rule 19).
+        """
+        if self.covered and not (self.offsets.owned or self.flying or self.table.acked):
             self.covered = False
             self.table.restart(0, from_ts=NEVER)
-        return work
 
     def _stop_taking(self) -> None:
         self.ready = False

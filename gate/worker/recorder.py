@@ -35,6 +35,10 @@ class Recorder:
         for name in dropped:
             self.metrics.ignored_fields_total.labels(name).inc()
 
+    def unreadable(self) -> None:
+        """A record was stepped over: it does not even say whom to answer."""
+        self.metrics.unreadable_records_total.inc()
+
     def ran(self, flight: Flight, outcome: Outcome) -> None:
         """A chain ended; actions that failed on the way are a line each, with the class of the error and its place."""
         for entry in outcome.trace:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import time
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from typing import Self
+from typing import Final, Protocol, Self
 
 from gate.config import Settings
 from gate.kafka.partitioner import partition_of
 from gate.model.wire import Ask
+
+_REFUSED_S: Final = 30.0  # as long as a list of topics may be old
+_REFUSED_MAX: Final = 1024
 
 
 class Reason(StrEnum):
@@ -67,6 +72,10 @@ class AddressBook:
             partitions=partitions,
         )
 
+    def topic_of(self, ask: Ask) -> str:
+        """Return the name of the topic that a reply is meant for."""
+        return self._default_topic if ask.reply_topic is None else ask.reply_topic
+
     def find(self, ask: Ask) -> Address:
         """Return where the reply to an ask goes."""
         topic = ask.reply_topic
@@ -84,3 +93,52 @@ class AddressBook:
             return Address(topic, partition, None)
         by_key = partition_of(ask.record.key or ask.attempt_id.encode(), count)
         return Address(topic, by_key, None if partition is None else Reason.REPLY_PARTITION_INVALID)
+
+
+class Refreshed(Protocol):
+    """A list of topics that is fetched again and again (`gate.kafka.topic_list.TopicList`)."""
+
+    @property
+    def next_refresh(self) -> int:
+        """The number of the refresh that begins next."""
+
+    async def refreshed(self, due: int) -> None:
+        """Wait for the end of a refresh, by its number."""
+
+
+class Unlisted:
+    """Reply topics that are missing from the list of topics: they may be newer than it, so a name may wait for the next one.
+
+    Only so many wait at once, and no name again right after it was missing from the next list, too: whoever makes names up
+    slows nobody down.
+    """
+
+    def __init__(self, topics: Refreshed, *, at_once: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._topics = topics
+        self._at_once = at_once
+        self._clock = clock
+        self._refused: OrderedDict[str, float] = OrderedDict()  # when a name was missing from a list that was waited for
+        self.waiting = 0
+
+    def admits(self, topic: str) -> bool:
+        """Whether a reply to a topic may wait for the next list."""
+        return self.waiting < self._at_once and self._clock() - self._refused.get(topic, float("-inf")) > _REFUSED_S
+
+    def enter(self) -> int:
+        """Begin to wait, right after the topic was missed; returns what to `leave` with."""
+        self.waiting += 1
+        return self._topics.next_refresh
+
+    async def leave(self, due: int) -> None:
+        """Wait for the list, and let others wait."""
+        try:
+            await self._topics.refreshed(due)
+        finally:
+            self.waiting -= 1
+
+    def refuse(self, topic: str) -> None:
+        """Note that a topic was missing from that one, too."""
+        self._refused[topic] = self._clock()
+        self._refused.move_to_end(topic)
+        if len(self._refused) > _REFUSED_MAX:
+            self._refused.popitem(last=False)

@@ -112,9 +112,11 @@ class LedgerScribe:
             log.warning("ledger_unavailable", partition=partition.number, error=why)
         self._troubles[partition.number] = why
         await asyncio.sleep(min(_RETRY_MAX_S, max(_RETRY_S, pause_s)))
-        for append in batch:
-            if append.is_needed:
-                self.append(partition, append)
+        needed = [append for append in batch if append.is_needed]
+        for append in needed:
+            self.append(partition, append)
+        if not needed:  # answered by others, or not ours any more: nobody tries, so nobody would learn that it is over
+            self._troubles.pop(partition.number, None)
 
     def _apply(self, partition: Partition, work: Work) -> None:
         if work.rewound:

@@ -16,7 +16,7 @@ from gate.worker.batches import SelfClocked, Spawn
 from gate.worker.clock import BrokerClock
 from gate.worker.partitions import Flight
 from gate.worker.recorder import Recorder
-from gate.worker.replies import AddressBook, Reason
+from gate.worker.replies import Address, AddressBook, Reason, Unlisted
 
 _GIVE_UP_S: Final = 30.0  # of unknown outcomes while the broker takes other records
 _RETRY_S: Final = 0.25
@@ -51,6 +51,7 @@ class ReplySender:
         replies: Producer,
         dead_letters: Producer,
         addresses: AddressBook,
+        unlisted: Unlisted,
         dlq_topic: str,
         partitions: Callable[[str], int | None],
         clock: BrokerClock,
@@ -63,6 +64,7 @@ class ReplySender:
         self._producer = replies
         self._dead_letters = dead_letters
         self._addresses = addresses
+        self._unlisted = unlisted
         self._dlq_topic = dlq_topic
         self._partitions = partitions
         self._clock = clock
@@ -89,6 +91,20 @@ class ReplySender:
     def send(self, flight: Flight, document: dict[str, Any]) -> None:
         """Send the answer to an ask; afterwards, where it could not be served as asked, its dead letter."""
         address = self._addresses.find(flight.ask)
+        if address.fault is Reason.REPLY_TOPIC_UNKNOWN and self._unlisted.admits(self._addresses.topic_of(flight.ask)):
+            self._spawn(self._send_when_listed(flight, document, self._unlisted.enter()), name=f"find-topic {flight.source}")
+        else:
+            self._send_to(address, flight, document)
+
+    async def _send_when_listed(self, flight: Flight, document: dict[str, Any], due: int) -> None:
+        """Send the answer to a topic that may have been made since the topics were listed."""
+        await self._unlisted.leave(due)
+        address = self._addresses.find(flight.ask)
+        if address.fault is Reason.REPLY_TOPIC_UNKNOWN:
+            self._unlisted.refuse(self._addresses.topic_of(flight.ask))
+        self._send_to(address, flight, document)
+
+    def _send_to(self, address: Address, flight: Flight, document: dict[str, Any]) -> None:
         fault = Reason.INVALID_ATTEMPT if document.get("denial", {}).get("cause") == "invalid_attempt" else address.fault
         if address.topic is None:
             self._recorder.reply("undeliverable")
@@ -117,7 +133,8 @@ class ReplySender:
                 self._recorder.reply("forbidden")
                 self._out(out.flight, Reason.REPLY_FORBIDDEN)
         except LogUnavailable as error:
-            log.warning("replies_not_acknowledged", topic=topic, partition=partition, replies=len(batch), error=str(error))
+            if key not in self._troubles:
+                log.warning("replies_not_acknowledged", topic=topic, partition=partition, replies=len(batch), error=str(error))
             self._troubles[key] = str(error)
             await asyncio.sleep(_RETRY_S)
             if not self._again(key, batch):

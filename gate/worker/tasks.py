@@ -23,6 +23,7 @@ class Tasks:
     def __init__(self) -> None:
         self._group = asyncio.TaskGroup()
         self._running: set[asyncio.Task[None]] = set()
+        self._stopping = False
         self._ending = False
 
     def __repr__(self) -> str:
@@ -48,7 +49,7 @@ class Tasks:
             if task.cancelled() and not self._ending:
                 log.error("task_cancelled", task=name, note="nobody had to; it is started again")
                 self.keep(helper, name=name)
-            else:
+            elif not self._fail(task) and not self._stopping:
                 self._lose(task)
 
         self._own(helper(), name).add_done_callback(ended)
@@ -57,10 +58,8 @@ class Tasks:
         """Run a task that must come to its end: what it was doing cannot be taken up again, so cancelling it ends the worker."""
 
         def ended(task: asyncio.Task[None]) -> None:
-            if task.cancelled():
+            if not self._fail(task) and task.cancelled():
                 self._lose(task)
-            else:
-                self._fail(task)
 
         self._own(coro, name).add_done_callback(ended)
 
@@ -69,6 +68,10 @@ class Tasks:
         task = self._group.create_task(coro, name=name)
         task.add_done_callback(self._fail)
         return task
+
+    def stop(self) -> None:
+        """Let helpers come to their end by themselves from now on."""
+        self._stopping = True
 
     def end(self) -> None:
         """Cancel what is kept or was spawned."""
@@ -84,7 +87,7 @@ class Tasks:
 
     def _lose(self, task: asyncio.Task[None]) -> None:
         """End the worker for a task that has ended although it is still needed."""
-        if not self._ending and not self._fail(task):
+        if not self._ending:
             self._ending = True
             what = "was cancelled" if task.cancelled() else "has ended"
             log.critical("worker_lost", task=task.get_name(), what=what, note="the process ends, so that it is started again")

@@ -16,6 +16,7 @@ from gate import log as logs
 from gate.chain.resources import Resources
 from gate.chain.runner import Chain
 from gate.chain.texts import load_texts
+from gate.chain.threads import MAX_LOST
 from gate.config import Settings
 from gate.errors import ConfigError, KafkaUnavailable
 from gate.kafka.connection import client_options
@@ -23,7 +24,7 @@ from gate.kafka.consumer import ConsumerTrouble
 from gate.kafka.ledger import KafkaLedger
 from gate.kafka.partitioner import partition_of
 from gate.kafka.producer import BATCH_BYTES, BatchProducer
-from gate.kafka.topics import TopicList
+from gate.kafka.topics import TopicList, time_stamps
 from gate.ledger.ports import LogUnavailable
 from gate.metrics import Metrics
 from gate.model.decision import Cause, Outcome, fixed_denial
@@ -34,12 +35,13 @@ from gate.worker.intake import Intake
 from gate.worker.partitions import Append, Flight, Partition, Stage, Step, Work
 from gate.worker.progress import Answers
 from gate.worker.recorder import Recorder
-from gate.worker.replies import AddressBook
+from gate.worker.replies import AddressBook, Unlisted
 from gate.worker.scribe import LedgerScribe
 from gate.worker.sender import ReplySender
 from gate.worker.tasks import Tasks
 
 _HOUSEKEEPING_S: Final = 0.5
+_ABANDONED_MAX: Final = 10_000  # tasks of actions that swallow their cancellation; some 100 MB
 _NO_ROOM_LOOKS: Final = 10  # so many looks of the housekeeping without an answer: full is not just busy
 _MISKEYED_LOG_S: Final = 60.0
 
@@ -60,6 +62,7 @@ class Worker:
 
     def __init__(self, settings: Settings, bootstrap: str, chain: Chain, metrics: Metrics) -> None:
         self._settings = settings
+        self._bootstrap = bootstrap
         self._options = client_options(settings, bootstrap)
         self._clock = BrokerClock()
         self._recorder = Recorder(metrics, self._clock)
@@ -106,6 +109,7 @@ class Worker:
             replies=self._replies,
             dead_letters=self._dead_letters,
             addresses=AddressBook.from_settings(settings, self._topics.partitions),
+            unlisted=Unlisted(self._topics, at_once=max(1, settings.max_in_flight // 10)),
             dlq_topic=settings.dlq_topic,
             partitions=self._topics.partitions,
             clock=self._clock,
@@ -138,6 +142,7 @@ class Worker:
             except LogUnavailable as error:
                 raise KafkaUnavailable(f"Kafka at {self._options['bootstrap_servers']} does not answer: {error}") from error
             self._check_topics()
+            await self._check_time_stamps()
             await self.chain.start(self._resources)
             # 2. take attempts until told to stop
             async with Tasks() as tasks:
@@ -151,6 +156,7 @@ class Worker:
                     await stop.wait()
                 # 3. finish, commit, leave
                 log.info("stopping", in_flight=self.in_flight, grace_s=self._settings.shutdown_grace_s)
+                tasks.stop()
                 await intake.stop_taking()
                 await self._drain(intake)
                 tasks.end()
@@ -226,8 +232,10 @@ class Worker:
         return self._settings.max_in_flight - max(self.in_flight, self._sender.burying)
 
     def _room_assuming(self) -> int:
-        """Return the room where replies do not wait for the ledger: what it still owes takes up room, too."""
-        return min(self._room(), self._settings.max_in_flight - self._scribe.owed)
+        """Return the room where replies do not wait for the ledger: what is not written and read in order takes it up, too."""
+        assert self._intake is not None
+        gaps = sum(len(partition.table.acked) for partition in self._intake.partitions.values())
+        return min(self._room(), self._settings.max_in_flight - self._scribe.owed - gaps)
 
     def _check_topics(self) -> None:
         settings = self._settings
@@ -245,6 +253,25 @@ class Worker:
             ]
         if problems:
             raise ConfigError(problems)
+
+    async def _check_time_stamps(self) -> None:
+        """Refuse topics whose time stamps are those of strangers' clocks: deadlines and windows would be, too (condition C5)."""
+        stamps = await time_stamps(self._settings, self._bootstrap)
+        problems = [
+            f"{topic}: message.timestamp.type is {found}, so deadlines and windows would depend on strangers' clocks (C5); run "
+            f"`kafka-configs.sh --bootstrap-server {self._bootstrap} --alter --entity-type topics --entity-name {topic} "
+            "--add-config message.timestamp.type=LogAppendTime`"
+            for topic, found in stamps.items()
+            if found not in {None, "LogAppendTime"}
+        ]
+        if problems:
+            raise ConfigError(problems)
+        if hidden := [topic for topic, found in stamps.items() if found is None]:
+            log.warning(
+                "time_stamps_not_checked",
+                topics=hidden,
+                mend="grant DescribeConfigs on them, or see to it that message.timestamp.type is LogAppendTime",
+            )
 
     def _spawn(self, coro: Coroutine[Any, Any, None], *, name: str) -> None:
         assert self._tasks is not None
@@ -280,6 +307,7 @@ class Worker:
             partitions = intake.partitions.values()
             for partition in partitions:
                 self._scribe.sweep(partition)
+                partition.let_go()
             self._watch_answers(intake)
             self._watch_partitions(intake)
             metrics.in_flight.set(self.in_flight)
@@ -318,6 +346,13 @@ class Worker:
             log.critical("answers_stopped", owed=owed, note="only another process may help: /healthz says so")
         self._stuck = stuck
 
+    def _lost_actions(self) -> str | None:
+        """Say so when as many actions as we bear were cut and do not end: nobody but the end of the process ends them."""
+        threads, tasks = self._resources.threads.lost, sum(chain.abandoned for chain in self._chains)
+        if threads < MAX_LOST and tasks < _ABANDONED_MAX:
+            return None
+        return f"{threads} threads and {tasks} tasks of actions were cut and do not end; mend the actions and start again"
+
     def status(self) -> Status:
         """Return whether attempts are being answered, and if not, why."""
         intake, sender, most = self._intake, self._sender, self._settings.max_in_flight
@@ -332,9 +367,11 @@ class Worker:
             reasons.append(f"{sender.burying} dead letters wait to be written to {self._settings.dlq_topic}")
         if self._no_room_looks >= _NO_ROOM_LOOKS:
             reasons.append(f"all of GATE_MAX_IN_FLIGHT={most} attempts are under way, and none has been answered for a while")
+        if lost := self._lost_actions():
+            reasons.append(lost)
         if self._stuck:
             reasons.append("what is decided is not answered, and nothing is known to be in the way")
-        return Status(live=not (self._stuck or intake.hopeless), ready=not reasons, reasons=tuple(reasons))
+        return Status(live=not (self._stuck or lost or intake.hopeless), ready=not reasons, reasons=tuple(reasons))
 
     # -- One ask ----------------------------------------------------------------------------------------------------------
 

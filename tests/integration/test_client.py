@@ -223,7 +223,7 @@ async def test_reader_that_breaks_goes_on_where_it_stood(topics, eventually):
         early = asyncio.create_task(gate.ask(EVENT, timeout_s=30, attempt_id="early"))
         await eventually(lambda: 1 == len(responder.asks))
         reader = gate._reader
-        await reader._consumer.stop()  # as when it is found stalled
+        await reader._consumers.client.stop()  # as when it is found stalled
         await responder.send(responder.asks[0], reply(responder.asks[0]))
         responder.answer = approve
         later = await gate.ask(EVENT, timeout_s=30, attempt_id="later")
@@ -237,7 +237,7 @@ async def test_reader_that_stands_still_without_an_error_is_found_out(topics, mo
     monkeypatch.setattr(replies, "STALL_CHECK_S", 0.1)
     async with Responder(topics, approve), GateClient(settings=topics) as gate:
         assert (await gate.ask(EVENT, timeout_s=10)).approved
-        gate._reader._consumer._fetcher._fetch_task.cancel()  # polls go on and return nothing, for ever
+        gate._reader._consumers.client._fetcher._fetch_task.cancel()  # polls go on and return nothing, for ever
 
         assert (await gate.ask(EVENT, timeout_s=30)).approved
         assert 1 == gate._reader.restarts
@@ -246,8 +246,8 @@ async def test_reader_that_stands_still_without_an_error_is_found_out(topics, mo
 async def test_sender_that_breaks_is_replaced_and_nobody_notices(topics, eventually):
     async with Responder(topics, approve), GateClient(settings=topics) as gate:
         assert (await gate.ask(EVENT, timeout_s=10)).approved
-        gate._sender._producer._sender.sender_task.cancel()
-        gate._sender._blame(gate._sender._producer, ConnectionError("as after a failed send"))
+        gate._sender._producers.client._sender.sender_task.cancel()
+        gate._sender._blame(gate._sender._producers.client, ConnectionError("as after a failed send"))
 
         assert (await gate.ask(EVENT, timeout_s=10)).approved
         assert 1 == gate._sender.restarts
@@ -266,6 +266,18 @@ async def test_asks_made_while_the_broker_is_away_are_answered_when_it_is_back(s
                 decisions = await asyncio.gather(*asks)
 
     assert 20 == sum(decision.approved for decision in decisions)
+
+
+async def test_fifty_clients_that_start_at_once_under_traffic_miss_no_answer(topics):
+    async def start_and_ask(number):
+        async with GateClient(settings=topics) as gate:
+            decisions = await asyncio.gather(*(gate.ask(EVENT, timeout_s=60) for _ in range(3)))
+        return [decision.status for decision in decisions]
+
+    async with Responder(topics, approve):
+        statuses = await asyncio.gather(*(start_and_ask(number) for number in range(50)))
+
+    assert [[Status.APPROVED] * 3] * 50 == statuses
 
 
 async def test_load_on_a_real_broker_loses_nothing(topics):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 from collections import Counter
@@ -186,6 +187,23 @@ async def test_attempt_that_queued_too_long_is_denied_overloaded(
 
     assert fixed_denial(Cause.OVERLOADED).to_json() == body(asker.replies[0])["denial"]
     assert {} == runs_of(runs)
+
+
+async def test_queue_that_is_too_old_drains_at_the_speed_of_replies(
+    asker: Asker, topics: Settings, eventually: Any, runs: Path
+) -> None:
+    waiting = [f"old-{number}" for number in range(400)]  # to run them would take 400 x 2 s / 10 = 80 s
+    await asyncio.gather(*(asker.submit(attempt_id, event("wait2@example.com")) for attempt_id in waiting))
+    async with serving(topics.model_copy(update={"max_queue_ms": 300, "max_in_flight": 10})) as worker:
+        await eventually(lambda: len(asker.replies) == len(waiting), within_s=40)
+        await asker.submit("fresh", event())
+        await eventually(lambda: asker.to("fresh"))
+        assert {"overloaded": 400} == {
+            labels[1]: child.value for labels, child in worker._recorder.metrics.decisions_total.children.items() if labels[1]
+        }
+
+    assert {"fresh"} == set(runs_of(runs))
+    assert "approved" == body(asker.to("fresh")[0])["status"]
 
 
 async def test_slow_action_delays_no_other_attempt_of_its_partition(asker: Asker, topics: Settings, eventually: Any) -> None:
@@ -493,8 +511,9 @@ async def test_record_that_the_library_cannot_parse_is_stepped_over_and_nothing_
     for attempt_id in ids[3:]:
         await asker.submit(attempt_id, event("zoe@example.com"))
 
-    async with serving(topics):
+    async with serving(topics) as worker:
         await eventually(lambda: len(asker.replies) == len(ids))
+        await eventually(lambda: worker._recorder.metrics.unreadable_records_total.value == 1)
 
     assert 0 == sum((await lag(topics)).values())
     assert ids == sorted(body(record)["attempt_id"] for record in asker.replies)

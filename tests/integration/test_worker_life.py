@@ -19,7 +19,7 @@ from gate.kafka.embedded import EmbeddedKafka
 from gate.kafka.topics import create_topics
 from tests.conftest import Eventually
 
-from .peers import Asker, Load, Start, WorkerProcess, body, event, header, lag, members, read_all
+from .peers import Asker, Load, Start, WorkerProcess, alter_topic, body, event, header, lag, members, read_all
 
 pytestmark = pytest.mark.kafka
 
@@ -103,6 +103,21 @@ async def test_fast_clock_lets_no_more_than_the_first_attempt_expire(
     await eventually(lambda: len(asker.replies) == 20, within_s=30)
     assert Counter(header(record, "gate-status") for record in asker.replies)[b"approved"] >= 19
     assert 0 == await worker.end()
+    assert_calm(worker)
+
+
+@pytest.mark.parametrize("topics", [1], indirect=True)
+async def test_topic_with_the_senders_time_stamps_is_refused_with_the_command_that_mends_it(
+    topics: Settings, start: Start
+) -> None:
+    await alter_topic(topics, topics.attempts_topic, {"message.timestamp.type": "CreateTime"})
+
+    worker = start(topics)
+
+    assert 2 == await worker.ended()
+    assert f"{topics.attempts_topic}: message.timestamp.type is CreateTime" in worker.log
+    assert f"--entity-name {topics.attempts_topic} --add-config message.timestamp.type=LogAppendTime" in worker.log
+    assert topics.decisions_topic not in worker.log
     assert_calm(worker)
 
 

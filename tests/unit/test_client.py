@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import orjson
 import pytest
+from aiokafka.errors import InvalidTopicError
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from gate.client import MAX_EVENT_BYTES, Arrival, ClientClosed, GateClient, Waiters, correlation_id_of, encode_attempt
-from gate.errors import ConfigError, InvalidEvent
+from gate.errors import AskTimeout, ConfigError, InvalidEvent, KafkaUnavailable
+from gate.kafka.attempts import NotTaken
 from gate.metrics import ClientMetrics
 from gate.model.decision import Status
 from gate.model.wire import read_ask
@@ -266,6 +269,97 @@ async def test_lost_acknowledgement_is_sent_again_as_the_same_ask():
 
     assert decision.approved
     assert first == second
+
+
+async def test_answer_that_arrives_in_the_turn_in_which_the_time_is_over_is_the_answer():
+    def answer_at_the_end(client, message, sent):
+        loop = asyncio.get_running_loop()
+        loop.call_later(0.01, time.sleep, 0.05)  # then both are due: the answer, and behind it the end of the patience
+        loop.call_later(0.02, lambda: client._arrive(reply_to(message)))
+
+    client = client_with(answer_at_the_end)
+    decision = await client.ask({"user": {}}, timeout_s=0.03)
+
+    assert (True, False) == (decision.approved, decision.assumed)
+    assert 0 == client._metrics.ask_timeouts_total.value
+    assert 1 == client._metrics.ask_duration_seconds.labels(outcome="approved").count
+
+
+async def test_answer_that_arrives_just_after_the_time_is_over_is_a_late_one():
+    def answer_too_late(client, message, sent):
+        loop = asyncio.get_running_loop()
+        loop.call_later(0.01, time.sleep, 0.05)
+        loop.call_later(0.04, lambda: client._arrive(reply_to(message)))
+
+    client = client_with(answer_too_late)
+    with pytest.raises(AskTimeout):
+        await client.ask({"user": {}}, timeout_s=0.03)
+
+    assert 1 == client._metrics.late_replies_total.value
+
+
+class Refused(InvalidTopicError):
+    """The brokers say no."""
+
+
+async def test_attempt_in_doubt_that_is_refused_afterwards_is_unknown_and_its_answer_is_waited_for():
+    def lose_then_refuse(client, message, sent):
+        first = 1 == len(client._sender.sent)
+        sent.set_exception(ConnectionError("lost") if first else Refused())
+        if not first:
+            asyncio.get_running_loop().call_later(0.02, lambda: client._arrive(reply_to(message)))
+
+    assert (await client_with(lose_then_refuse).ask({"user": {}})).approved
+
+
+async def test_attempt_in_doubt_that_is_refused_and_not_answered_is_a_timeout():
+    def lose_then_refuse(client, message, sent):
+        sent.set_exception(ConnectionError("lost") if 1 == len(client._sender.sent) else Refused())
+
+    with pytest.raises(AskTimeout):
+        await client_with(lose_then_refuse).ask({"user": {}}, timeout_s=0.05)
+
+
+async def test_attempt_that_is_refused_at_once_says_so():
+    with pytest.raises(KafkaUnavailable, match="refuses attempts"):
+        await client_with(lambda client, message, sent: sent.set_exception(Refused())).ask({"user": {}})
+
+
+async def test_answer_to_an_attempt_in_doubt_is_taken_while_the_second_one_waits_for_a_connection():
+    def lose(client, message, sent):
+        sent.set_exception(ConnectionError("lost"))
+        client._sender.send = never
+        asyncio.get_running_loop().call_later(0.02, lambda: client._arrive(reply_to(message)))
+
+    async def never(message):
+        await asyncio.sleep(60)
+
+    assert (await client_with(lose).ask({"user": {}})).approved
+
+
+async def test_asks_in_every_stage_end_when_the_client_is_closed(eventually):
+    gone = asyncio.Event()
+
+    def some_are_lost(client, message, sent):
+        if 0 == len(client._sender.sent) % 2:
+            sent.set_exception(ConnectionError("lost"))
+
+    async def until_closed(message):
+        await gone.wait()
+        raise NotTaken(ConnectionError("stopped"))
+
+    client = client_with(some_are_lost)
+    asks = [asyncio.create_task(client.ask({"user": {}}, timeout_s=30)) for _ in range(10)]
+    await eventually(lambda: len(client._sender.sent) >= 10)
+    client._sender.send = until_closed
+    asks += [asyncio.create_task(client.ask({"user": {}}, timeout_s=30)) for _ in range(10)]
+    await asyncio.sleep(0)
+    client._sender.stop = lambda: asyncio.sleep(0, gone.set())
+    await client.close()
+
+    ended = await asyncio.gather(*asks, return_exceptions=True)
+    assert {ClientClosed} == {type(error) for error in ended}
+    assert 0 == client.waiting
 
 
 async def test_reply_that_cannot_be_read_fails_the_ask_at_once():

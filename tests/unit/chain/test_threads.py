@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gate.chain import threads as threads_module
 from gate.chain.threads import DaemonThreads
 
 variable: ContextVar[str] = ContextVar("variable", default="unset")
@@ -81,6 +82,37 @@ async def test_a_cancelled_call_abandons_its_thread_and_the_next_gets_a_new_one(
     release.set()
     await eventually(lambda: "action-1" not in {thread.name for thread in threading.enumerate()}, within_s=5)
     assert {"action-1", "action-2"} <= names
+    threads.close()
+
+
+async def test_no_more_than_so_many_threads_are_replaced_and_those_that_come_back_make_room(
+    eventually: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads_module, "MAX_LOST", 2)
+    threads = DaemonThreads(1)
+    releases = [threading.Event() for _ in range(4)]
+    begun = []
+
+    def hang(number: int) -> None:
+        begun.append(number)
+        releases[number].wait(10)
+
+    for number in range(3):
+        hanging = asyncio.create_task(threads.call(hang, number))
+        await eventually(lambda number=number: number in begun, within_s=5)
+        hanging.cancel()
+        await asyncio.wait({hanging})
+    waiting = asyncio.create_task(threads.call(lambda: "done"))
+    await asyncio.sleep(0)
+
+    assert (3, 2) == (threads.abandoned, threads.lost)
+    assert "<DaemonThreads 1 busy, 0 idle, 1 waiting, 3 abandoned>" == repr(threads)
+    releases[2].set()  # the one that kept its place
+    assert "done" == await asyncio.wait_for(waiting, 5)
+    for release in releases:
+        release.set()
+    await eventually(lambda: threads.lost == 0, within_s=5)
+    assert "<DaemonThreads 0 busy, 1 idle, 0 waiting, 3 abandoned>" == repr(threads)
     threads.close()
 
 

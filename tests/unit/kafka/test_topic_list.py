@@ -123,6 +123,32 @@ async def test_a_deleted_topic_is_unknown_after_the_next_refresh(cluster, topic_
     assert topic_list.partitions("replies") is None
 
 
+async def test_whoever_waits_for_a_newer_list_gets_one_that_began_afterwards_and_causes_no_other(cluster, eventually):
+    topics = TopicList(Settings(), "nowhere:1", refresh_s=0.05, fetch=cluster)
+    await topics.start()
+    assert topics.partitions("new") is None  # the miss of this time
+    await topics.refreshed(topics.next_refresh)
+    fetched = cluster.fetched
+    waiting = [asyncio.create_task(topics.refreshed(topics.next_refresh)) for _ in range(10)]
+    await asyncio.sleep(0)
+    cluster.topics["new"] = 3
+    for task in waiting:
+        await task
+
+    assert 3 == topics.partitions("new")
+    assert fetched + 1 == cluster.fetched
+    await topics.stop()
+
+
+async def test_list_stays_fresh_where_somebody_cancels_its_task(cluster, topic_list):
+    next(task for task in asyncio.all_tasks() if task.get_name() == "topic list").cancel()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    cluster.topics["new"] = 3
+
+    assert 3 == await topic_list.find("new")
+
+
 async def test_without_a_first_list_it_does_not_start(cluster):
     cluster.away = True
     topics = TopicList(Settings(), "nowhere:1", fetch=cluster)

@@ -107,6 +107,7 @@ class Desk:
         clock = BrokerClock()
         monkeypatch.setattr(intake_module, "AttemptsConsumer", lambda options, listener, **_: Consumer(self.topic, listener))
         monkeypatch.setattr(intake_module, "_PULSE_S", 0.001)
+        monkeypatch.setattr(intake_module, "_FIRST_RECORD_S", 0.01)
         self.settings = Settings(max_span=20)
         self.intake = Intake(
             self.settings,
@@ -169,6 +170,18 @@ async def test_consumer_that_stands_still_although_attempts_wait_is_replaced_and
     assert not desk.intake.hopeless
 
 
+async def test_rebalance_that_does_not_end_is_ended_by_another_consumer(
+    desk: Desk, eventually: Eventually, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(intake_module, "_UNASSIGNED_LOOKS", 10)
+    await desk.topic.made[0].listener.on_revoked()
+    assert "the group is being rebalanced" in desk.reasons
+
+    await eventually(lambda: desk.restarts == 1)
+    assert "the group's rebalance does not end" in caplog.text
+    await eventually(lambda: not desk.reasons)
+
+
 async def test_three_consumers_in_a_row_that_bring_nothing_are_hopeless_until_one_brings(
     desk: Desk, eventually: Eventually
 ) -> None:
@@ -204,6 +217,17 @@ async def test_consumer_that_has_nothing_to_bring_is_left_alone(desk: Desk, even
     await eventually(lambda: looks[0] > 3 * STANDSTILL_LOOKS)
 
     assert 0 == desk.restarts
+
+
+async def test_standstill_is_over_when_what_waited_is_gone(desk: Desk, eventually: Eventually) -> None:
+    desk.topic.deaf = True
+    desk.topic.ends[0] = 3
+    await eventually(lambda: desk.restarts == 1)
+    desk.topic.first[0] = 3  # somebody else has taken them
+    await eventually(lambda: desk.restarts >= 2)
+
+    await eventually(lambda: not desk.reasons)
+    assert not desk.intake.hopeless
 
 
 async def test_poll_that_was_cancelled_goes_on_with_another_consumer_from_what_is_committed(

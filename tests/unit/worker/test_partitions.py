@@ -461,6 +461,20 @@ def test_a_gap_is_read_for_what_is_published_even_when_the_partition_is_gone(par
     assert partition.wants_ledger
 
 
+def test_table_of_a_partition_that_is_gone_is_let_go_once_nothing_is_in_flight_there(partition: Partition) -> None:
+    flight = ask(0)
+    partition.take(flight)
+    append = decide(partition, flight)
+    partition.acknowledged(0, [append])
+    partition.lose()
+    partition.let_go()
+    assert 1 == len(partition.table)
+
+    partition.complete(flight)
+    partition.let_go()
+    assert (0, False) == (len(partition.table), partition.covered)
+
+
 def test_nothing_completes_in_a_partition_that_is_gone(partition: Partition) -> None:
     flight = ask(0)
     partition.take(flight)

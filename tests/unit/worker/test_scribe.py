@@ -315,6 +315,17 @@ async def test_a_decision_for_an_ask_that_was_dropped_is_not_tried_again(bench: 
     assert (1, Stage.GONE) == (bench.log.calls["append"], flight.stage)
 
 
+async def test_trouble_is_over_when_nobody_needs_the_decision_any_more(bench: Bench, eventually: Eventually) -> None:
+    await bench.prepare()
+    bench.log.fails["append"] = 1_000_000
+    flight = bench.take_and_decide(0, "X")
+    await eventually(lambda: bench.scribe.trouble)
+    bench.partition._deregister(flight)
+
+    await eventually(lambda: bench.scribe.trouble is None)
+    assert 0 == bench.scribe.owed
+
+
 async def test_at_least_once_writes_what_it_has_answered(bench: Bench, eventually: Eventually) -> None:
     await bench.prepare()
     bench.log.fails["append"] = 2

@@ -19,7 +19,7 @@ from gate.worker.clock import BrokerClock
 from gate.worker.deciding import Decider
 from gate.worker.partitions import Flight
 from gate.worker.recorder import Recorder
-from gate.worker.replies import AddressBook
+from gate.worker.replies import AddressBook, Unlisted
 from gate.worker.sender import ReplySender
 
 
@@ -56,6 +56,9 @@ class Desk:
         self.now = 1000.0
         self.journal: list[str] = []
         self.topics: dict[str, int] = {"replies": 2, "replies.two": 1, "dlq": 1}
+        self.made: dict[str, int] = {}  # topics that the list does not have yet
+        self.listing = asyncio.Event()  # the list is fetched anew
+        self.listing.set()
         self.broker, self.dead_letters = Broker(self.journal), Broker(self.journal)
         self.tasks: set[asyncio.Task[None]] = set()
         self.metrics = Metrics()
@@ -68,6 +71,7 @@ class Desk:
             addresses=AddressBook(
                 default_topic="replies", patterns=("replies*",), forbidden=("attempts", "dlq"), partitions=self.topics.get
             ),
+            unlisted=Unlisted(self, at_once=3, clock=lambda: self.now),
             dlq_topic="dlq",
             partitions=self.topics.get,
             clock=clock,
@@ -78,6 +82,12 @@ class Desk:
             on_done=lambda flight: self.journal.append(f"done {flight.attempt_id}"),
         )
         self.decider = Decider(Settings(), chain=None, worker_id="w", clock=clock)  # type: ignore[arg-type] # reads only
+
+    next_refresh = 1
+
+    async def refreshed(self, due: int) -> None:
+        await self.listing.wait()
+        self.topics |= self.made
 
     async def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -236,3 +246,46 @@ async def test_conflict_and_denials_are_replies_like_any_other(desk: Desk) -> No
 
     assert {} == desk.counted("dlq_total")
     assert 4 == len(desk.broker.taken)
+
+
+# -- Topics that the list does not have ---------------------------------------------------------------------------------
+
+
+async def test_reply_to_a_topic_that_was_just_made_waits_for_the_next_list_and_is_sent(desk: Desk) -> None:
+    desk.made["replies.new"] = 1
+    desk.send("a", kafka_replyTopic=b"replies.new")
+    await desk.settle()
+
+    assert ["replies.new a", "out a", "done a"] == desk.journal
+
+
+async def test_topic_that_the_next_list_does_not_have_either_is_a_dead_letter_and_the_next_one_at_once(desk: Desk) -> None:
+    desk.send("a", kafka_replyTopic=b"replies.none")
+    await desk.settle()
+    assert ["out a", "dlq a", "done a"] == desk.journal
+    assert {"reply_topic_unknown": 1.0} == desk.counted("dlq_total")
+
+    desk.listing.clear()
+    desk.send("b", kafka_replyTopic=b"replies.none")
+    await desk.settle()
+    assert ["out b", "dlq b", "done b"] == desk.journal[3:]
+
+    desk.now += 31
+    desk.send("c", kafka_replyTopic=b"replies.none")
+    await desk.settle()
+    assert 6 == len(desk.journal), "it may have been made since"
+
+
+async def test_made_up_names_do_not_keep_more_than_a_few_slots(desk: Desk) -> None:
+    desk.listing.clear()
+    for number in range(10):
+        desk.send(f"a-{number}", kafka_replyTopic=b"replies.%d" % number)
+    desk.send("good")
+    await desk.settle()
+
+    assert {f"out a-{number}" for number in range(3, 10)} | {"out good"} == {
+        line for line in desk.journal if line.startswith("out")
+    }
+    desk.listing.set()
+    await desk.settle()
+    assert 11 == sum(line.startswith("done") for line in desk.journal)

@@ -59,6 +59,21 @@ async def test_helper_that_comes_to_an_end_ends_the_worker() -> None:
     assert "poll has ended although nobody asked for it" in str(lost)
 
 
+async def test_helper_may_come_to_its_end_once_the_worker_stops() -> None:
+    over = asyncio.Event()
+
+    async def helper() -> None:
+        await over.wait()
+
+    async with Tasks() as tasks:
+        tasks.keep(helper, name="poll")
+        await turns()
+        tasks.stop()
+        over.set()
+        await turns()
+        assert "<Tasks none>" == repr(tasks)
+
+
 async def test_cancelled_task_that_cannot_be_taken_up_again_ends_the_worker() -> None:
     async def work() -> None:
         async with Tasks() as tasks:
