@@ -157,7 +157,8 @@ async def members(settings: Settings) -> int:
 
 
 async def alter_topic(settings: Settings, topic: str, configs: dict[str, str]) -> None:
-    """Change settings of a topic."""
+    """Change settings of a topic; all others become the broker's defaults, but for the time stamps, which workers insist on."""
+    configs = {"message.timestamp.type": "LogAppendTime", **configs}
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.bootstrap_servers)
     await admin.start()
     try:
