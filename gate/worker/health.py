@@ -18,7 +18,7 @@ from gate.worker.http import HttpServer
 
 
 class Status(Protocol):
-    """How a worker is (`gate.worker.worker.Status` is one)."""
+    """How a worker is (`gate.worker.readiness.Status` is one)."""
 
     @property
     def live(self) -> bool:

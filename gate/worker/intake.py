@@ -17,7 +17,7 @@ from gate.model.wire import Record
 from gate.worker.batches import Spawn
 from gate.worker.clock import BrokerClock
 from gate.worker.partitions import CLOCK_ALLOWANCE_MS, Partition, Step, Work
-from gate.worker.progress import STANDSTILL_LOOKS, Deliveries
+from gate.worker.progress import Standstill
 from gate.worker.recorder import Recorder
 from gate.worker.scribe import LedgerScribe
 
@@ -34,8 +34,6 @@ _ERRORS_BEFORE_RESTART: Final = 3
 _LAST_POLL_S: Final = 3.0
 _LOST_S: Final = 10.0  # after so much silence more the consumer is made anew: some of its states never heal
 _PULSE_S: Final = 1.0
-_UNASSIGNED_LOOKS: Final = 60  # looks at a rebalance, besides the time that its slowest members may take
-_ENDLESS: Final = "the group's rebalance does not end"
 _HOPELESS_RESTARTS: Final = 3  # new consumers in a row that bring nothing either: only a new process may
 _SILENT_S: Final = 3.0  # no answer for so long is an outage
 
@@ -84,12 +82,8 @@ class Intake:
         self._broken = False  # the consumer has to be made anew
         self._silent = False
         self._replacing = False
-        self._deliveries = Deliveries()
-        self._delivered = self._delivered_before = 0  # polls that brought something; the same at the last look
-        self._stalled: str | None = None  # why the consumer was replaced, until attempts arrive again
-        self._stalls = 0  # times in a row
-        self._unassigned_looks = 0
-        self._calm_looks = 0  # nothing waits
+        self._standstill = Standstill(rebalance_s=settings.session_timeout_ms / 1000)
+        self._delivered = 0  # polls that brought something
         self._poll_limit: asyncio.Timeout | None = None  # of the poll that runs
         self._rebalance_began: float | None = None
         self.partitions: dict[int, Partition] = {}
@@ -105,8 +99,8 @@ class Intake:
             yield f"attempts cannot be received: {self._trouble}"
         if self._silent:
             yield f"Kafka has not answered for {_SILENT_S:g} s"
-        if self._stalled is not None:
-            yield self._stalled
+        if self._standstill.why is not None:
+            yield self._standstill.why
         if self._replacing:
             yield "the consumer is being replaced"
         elif not self._assigned:
@@ -133,7 +127,7 @@ class Intake:
     @property
     def hopeless(self) -> bool:
         """Whether only another process may help: several new consumers in a row have brought nothing."""
-        return self._stalls >= _HOPELESS_RESTARTS
+        return self._standstill.times >= _HOPELESS_RESTARTS
 
     # -- Life -------------------------------------------------------------------------------------------------------------
 
@@ -359,28 +353,12 @@ class Intake:
 
     def _watch(self, waiting: Mapping[int, int]) -> None:
         """Replace a consumer that stands still although attempts wait (KAFKA.md section 4, 14)."""
-        moved, self._delivered_before = self._delivered != self._delivered_before, self._delivered
         preparing = any(partition.offsets.owned and not partition.ready for partition in self.partitions.values())
-        self._calm_looks = 0 if waiting or preparing or not self._assigned else self._calm_looks + 1
-        if moved or self._calm_looks > STANDSTILL_LOOKS or (self._assigned and self._stalled == _ENDLESS):
-            self._stalls, self._stalled = 0, None
-        self._unassigned_looks = 0 if self._assigned else self._unassigned_looks + 1
-        still = self._deliveries.look(waiting, self._delivered)
-        if self._poll_limit is None:  # it is being replaced right now, or a failed poll is waited out
-            return
-        if still:
-            self._give_up(f"attempts wait in partitions {', '.join(map(str, still))} and do not arrive")
-        elif self._unassigned_looks > _UNASSIGNED_LOOKS + 2 * self._settings.session_timeout_ms / 1000:
-            self._give_up(_ENDLESS)
-
-    def _give_up(self, why: str) -> None:
-        assert self._poll_limit is not None
-        self._deliveries.begin_anew()
-        self._unassigned_looks = 0
-        self._stalls += 1
-        self._stalled = why
-        log.error("consumer_stalled", why=why, times=self._stalls, note="it is replaced")
-        self._poll_limit.reschedule(asyncio.get_running_loop().time())
+        why = self._standstill.look(waiting, self._delivered, assigned=self._assigned, preparing=preparing)
+        if why is not None and self._poll_limit is not None:  # else it is being replaced, or a failed poll is waited out
+            self._standstill.given_up(why)
+            log.error("consumer_stalled", why=why, times=self._standstill.times, note="it is replaced")
+            self._poll_limit.reschedule(asyncio.get_running_loop().time())
 
     def _hear(self, *, silent: bool) -> None:
         if silent and not self._silent:

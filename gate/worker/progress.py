@@ -14,6 +14,11 @@ STANDSTILL_LOOKS: Final = 15
 ONE_STANDSTILL_LOOKS: Final = 120
 """The same for one partition while others go on: what a fetch of another brought comes first, and may take a while."""
 
+UNASSIGNED_LOOKS: Final = 60
+"""Looks at a rebalance, besides the time that its slowest members may take."""
+
+ENDLESS: Final = "the group's rebalance does not end"
+
 UNANSWERED_LOOKS: Final = 60
 """Looks, half a second apart, without an answer out although some are decided; twice the append timer."""
 
@@ -45,6 +50,39 @@ class Deliveries:
         """Give a new consumer its time."""
         self._still = 0
         self._partitions = {}
+
+
+class Standstill:
+    """Says when a consumer is to be given up, and whether the ones before it were, too."""
+
+    def __init__(self, *, rebalance_s: float) -> None:
+        self._deliveries = Deliveries()
+        self._delivered = 0
+        self._unassigned_most = UNASSIGNED_LOOKS + 2 * rebalance_s
+        self._unassigned = 0  # looks
+        self._calm = 0  # looks at which nothing waited
+        self.why: str | None = None  # the last consumer was given up, until this one has shown that it is better
+        self.times = 0  # in a row
+
+    def look(self, waiting: Mapping[int, int], delivered: int, *, assigned: bool, preparing: bool) -> str | None:
+        """Return why the consumer is to be given up, if it is.
+
+        `assigned` tells whether no rebalance runs, `preparing` whether partitions are not ready to be taken from yet.
+        """
+        moved, self._delivered = delivered != self._delivered, delivered
+        self._calm = 0 if waiting or preparing or not assigned else self._calm + 1
+        self._unassigned = 0 if assigned else self._unassigned + 1
+        if moved or self._calm > STANDSTILL_LOOKS or (assigned and self.why == ENDLESS):
+            self.times, self.why = 0, None
+        if still := self._deliveries.look(waiting, delivered):
+            return f"attempts wait in partitions {', '.join(map(str, still))} and do not arrive"
+        return ENDLESS if self._unassigned > self._unassigned_most else None
+
+    def given_up(self, why: str) -> None:
+        """Give another consumer its time."""
+        self.why, self.times = why, self.times + 1
+        self._unassigned = 0
+        self._deliveries.begin_anew()
 
 
 class Answers:

@@ -7,7 +7,6 @@ import os
 import socket
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -16,7 +15,6 @@ from gate import log as logs
 from gate.chain.resources import Resources
 from gate.chain.runner import Chain
 from gate.chain.texts import load_texts
-from gate.chain.threads import MAX_LOST
 from gate.config import Settings
 from gate.errors import ConfigError, KafkaUnavailable
 from gate.kafka.connection import client_options
@@ -33,7 +31,7 @@ from gate.worker.clock import BrokerClock
 from gate.worker.deciding import Decider, answer_document
 from gate.worker.intake import Intake
 from gate.worker.partitions import Append, Flight, Partition, Stage, Step, Work
-from gate.worker.progress import Answers
+from gate.worker.readiness import Readiness, Status
 from gate.worker.recorder import Recorder
 from gate.worker.replies import AddressBook, Unlisted
 from gate.worker.scribe import LedgerScribe
@@ -41,20 +39,9 @@ from gate.worker.sender import ReplySender
 from gate.worker.tasks import Tasks
 
 _HOUSEKEEPING_S: Final = 0.5
-_ABANDONED_MAX: Final = 10_000  # tasks of actions that swallow their cancellation; some 100 MB
-_NO_ROOM_LOOKS: Final = 10  # so many looks of the housekeeping without an answer: full is not just busy
 _MISKEYED_LOG_S: Final = 60.0
 
 log = logs.get(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What /healthz and /readyz say."""
-
-    live: bool
-    ready: bool
-    reasons: tuple[str, ...]  # why it is not ready
 
 
 class Worker:
@@ -80,10 +67,6 @@ class Worker:
         self._miskeyed_logged_at = 0.0
         self._intake: Intake | None = None
         self._doubted: list[tuple[Partition, Flight]] = []  # late by a clock that no broker has confirmed
-        self._answers = Answers()
-        self._stuck = False  # answers are owed, and none goes out although nothing is known to be in the way
-        self._answered = 0  # at the last look
-        self._no_room_looks = 0  # since then
         self.in_flight = 0
         recorder = self._recorder
         self._topics = TopicList(settings, bootstrap)
@@ -118,6 +101,9 @@ class Worker:
             max_batch_bytes=BATCH_BYTES,
             on_out=self._out,
             on_done=self._done,
+        )
+        self._readiness = Readiness(
+            settings, scribe=self._scribe, sender=self._sender, recorder=recorder, threads=self._resources.threads
         )
 
     def __repr__(self) -> str:
@@ -308,7 +294,7 @@ class Worker:
             for partition in partitions:
                 self._scribe.sweep(partition)
                 partition.let_go()
-            self._watch_answers(intake)
+            self._readiness.look(intake, self.in_flight, lost_tasks=sum(chain.abandoned for chain in self._chains))
             self._watch_partitions(intake)
             metrics.in_flight.set(self.in_flight)
             oldest = min((flight.started_at for partition in partitions for flight in partition.flying.values()), default=None)
@@ -332,46 +318,9 @@ class Worker:
                 note=f"for {settings.window_ms / 1000:g} s an attempt that is sent again may be decided again (condition C2)",
             )
 
-    def _watch_answers(self, intake: Intake) -> None:
-        """Notice when what is decided is not answered any more, and when attempts that are not done take up all the room."""
-        flights = [flight for partition in intake.partitions.values() for flight in partition.flying.values()]
-        owed = sum(flight.stage in (Stage.APPEND, Stage.REPLY) for flight in flights) - self._sender.burying
-        answered = self._recorder.metrics.decision_duration_seconds.count
-        full = self.in_flight >= self._settings.max_in_flight
-        self._no_room_looks = self._no_room_looks + 1 if full and answered == self._answered else 0
-        self._answered = answered
-        known = self._scribe.trouble or self._sender.trouble
-        stuck = self._answers.look(0 if known else owed, answered)
-        if stuck and not self._stuck:
-            log.critical("answers_stopped", owed=owed, note="only another process may help: /healthz says so")
-        self._stuck = stuck
-
-    def _lost_actions(self) -> str | None:
-        """Say so when as many actions as we bear were cut and do not end: nobody but the end of the process ends them."""
-        threads, tasks = self._resources.threads.lost, sum(chain.abandoned for chain in self._chains)
-        if threads < MAX_LOST and tasks < _ABANDONED_MAX:
-            return None
-        return f"{threads} threads and {tasks} tasks of actions were cut and do not end; mend the actions and start again"
-
     def status(self) -> Status:
         """Return whether attempts are being answered, and if not, why."""
-        intake, sender, most = self._intake, self._sender, self._settings.max_in_flight
-        if intake is None:
-            return Status(live=True, ready=False, reasons=("starting",))
-        reasons = list(intake.reasons())
-        if self._scribe.trouble is not None:
-            reasons.append(self._scribe.trouble)
-        if sender.trouble is not None:
-            reasons.append(f"replies are not acknowledged: {sender.trouble}")
-        if sender.burying >= most:
-            reasons.append(f"{sender.burying} dead letters wait to be written to {self._settings.dlq_topic}")
-        if self._no_room_looks >= _NO_ROOM_LOOKS:
-            reasons.append(f"all of GATE_MAX_IN_FLIGHT={most} attempts are under way, and none has been answered for a while")
-        if lost := self._lost_actions():
-            reasons.append(lost)
-        if self._stuck:
-            reasons.append("what is decided is not answered, and nothing is known to be in the way")
-        return Status(live=not (self._stuck or lost or intake.hopeless), ready=not reasons, reasons=tuple(reasons))
+        return self._readiness.status(self._intake)
 
     # -- One ask ----------------------------------------------------------------------------------------------------------
 

@@ -173,7 +173,7 @@ async def test_consumer_that_stands_still_although_attempts_wait_is_replaced_and
 async def test_rebalance_that_does_not_end_is_ended_by_another_consumer(
     desk: Desk, eventually: Eventually, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(intake_module, "_UNASSIGNED_LOOKS", 10)
+    monkeypatch.setattr(desk.intake._standstill, "_unassigned_most", 10)
     await desk.topic.made[0].listener.on_revoked()
     assert "the group is being rebalanced" in desk.reasons
 
@@ -198,7 +198,7 @@ async def test_three_consumers_in_a_row_that_bring_nothing_are_hopeless_until_on
 @pytest.mark.parametrize("why", ["nothing waits", "no room", "span"])
 async def test_consumer_that_has_nothing_to_bring_is_left_alone(desk: Desk, eventually: Eventually, why: str) -> None:
     looks = [0]
-    look = desk.intake._deliveries.look
+    look = desk.intake._standstill._deliveries.look
 
     def counting(*arguments: Any) -> list[int]:
         looks[0] += 1
@@ -213,7 +213,7 @@ async def test_consumer_that_has_nothing_to_bring_is_left_alone(desk: Desk, even
     if why == "no room":
         desk.room = 0
         desk.topic.ends[0] = 3
-    desk.intake._deliveries.look = counting  # type: ignore[method-assign]
+    desk.intake._standstill._deliveries.look = counting  # type: ignore[method-assign]
     await eventually(lambda: looks[0] > 3 * STANDSTILL_LOOKS)
 
     assert 0 == desk.restarts

@@ -18,7 +18,8 @@ from gate.model.decision import Scope
 from gate.worker import worker as worker_module
 from gate.worker.partitions import Partition, Stage
 from gate.worker.progress import UNANSWERED_LOOKS
-from gate.worker.worker import Status, Worker
+from gate.worker.readiness import Status
+from gate.worker.worker import Worker
 
 
 @pytest.fixture
@@ -37,6 +38,11 @@ def fly(worker: Worker, *stages: Stage) -> None:
     flights = {number: SimpleNamespace(stage=stage) for number, stage in enumerate(stages)}
     worker._intake.partitions[0] = SimpleNamespace(flying=flights)  # type: ignore[union-attr, assignment]
     worker.in_flight = len(flights)
+
+
+def look(worker: Worker) -> None:
+    assert worker._intake is not None
+    worker._readiness.look(worker._intake, worker.in_flight, lost_tasks=0)
 
 
 def ledger(worker: Worker, why: str | None) -> None:
@@ -81,16 +87,16 @@ async def test_attempts_that_take_up_all_the_room_and_do_not_end_are_a_reason_an
     fly(worker, Stage.RUN, Stage.RUN)
     for _ in range(30):  # busy, and answering
         worker._recorder.metrics.decision_duration_seconds.observe(0.1)
-        worker._watch_answers(worker._intake)  # type: ignore[arg-type]
+        look(worker)
     assert READY == worker.status()
 
     for _ in range(30):
-        worker._watch_answers(worker._intake)  # type: ignore[arg-type]
+        look(worker)
     stuck = "all of GATE_MAX_IN_FLIGHT=2 attempts are under way, and none has been answered for a while"
     assert Status(live=True, ready=False, reasons=(stuck,)) == worker.status()
 
     fly(worker, Stage.RUN)
-    worker._watch_answers(worker._intake)  # type: ignore[arg-type]
+    look(worker)
     assert READY == worker.status()
 
 
@@ -101,13 +107,13 @@ async def test_decisions_that_nobody_sends_are_a_matter_for_another_process_unle
     fly(worker, stage)
     ledger(worker, "away")
     for _ in range(2 * UNANSWERED_LOOKS):
-        worker._watch_answers(worker._intake)  # type: ignore[arg-type]
+        look(worker)
     assert worker.status().live
 
     ledger(worker, None)
     for _ in range(UNANSWERED_LOOKS):
         assert READY == worker.status()
-        worker._watch_answers(worker._intake)  # type: ignore[arg-type]
+        look(worker)
     assert Status(False, False, ("what is decided is not answered, and nothing is known to be in the way",)) == worker.status()
 
 
