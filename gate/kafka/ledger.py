@@ -8,12 +8,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError, TopicAuthorizationFailedError
 
 from gate.kafka.closing import stop_consumer
 from gate.kafka.producer import BatchProducer
+from gate.kafka.rights import forbidden
 from gate.ledger.answer import Entry
-from gate.ledger.ports import Appended, LogUnavailable, Slice
+from gate.ledger.ports import Appended, LogForbidden, LogUnavailable, Slice
 from gate.model.wire import Message, read_ledger
 
 _READ_WAIT_MS = 200
@@ -104,6 +105,8 @@ class KafkaLedger:
             except (KafkaError, TimeoutError, OSError) as error:
                 await self._disconnect()
                 self._on_restart("ledger_reader")
+                if isinstance(error, TopicAuthorizationFailedError):
+                    raise LogForbidden(forbidden("topic", self._topic, "Read")) from error
                 raise LogUnavailable(type(error).__name__) from error
 
     async def _connect(self) -> None:

@@ -18,6 +18,7 @@ from aiokafka.errors import (
 
 from gate import log as logs
 from gate.kafka.closing import stop_producer
+from gate.kafka.rights import forbidden
 from gate.ledger.ports import Appended, LogForbidden, LogRejected, LogUnavailable
 from gate.model.wire import Message
 
@@ -93,7 +94,7 @@ class BatchProducer:
         except (MessageSizeTooLargeError, RecordListTooLargeError) as error:
             raise LogRejected(type(error).__name__) from error
         except (TopicAuthorizationFailedError, ClusterAuthorizationFailedError) as error:
-            raise LogForbidden(type(error).__name__) from error
+            raise LogForbidden(forbidden("topic", topic, "Write")) from error
         except UnknownTopicOrPartitionError as error:
             raise LogUnavailable(type(error).__name__) from error
         except (KafkaError, TimeoutError, AssertionError, OSError) as error:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import ConsumerStoppedError, KafkaError
+from aiokafka.errors import ConsumerStoppedError, KafkaError, TopicAuthorizationFailedError
 
 from gate.errors import ConfigError, KafkaUnavailable
+from gate.kafka.rights import forbidden
 from gate.model.wire import Record
 
 _log = logging.getLogger(__name__)  # the client lives in other people's processes: they say where log lines go
@@ -96,11 +98,15 @@ class ReplyReader:
         self._tasks = []
 
     async def _read(self, consumer: AIOKafkaConsumer) -> None:
+        failures = 0
         while True:
+            began = time.monotonic()
             try:
                 await self._poll(consumer)
             except ConsumerStoppedError:
                 reason = "stalled"  # only `_watch` and `stop` stop a consumer
+            except TopicAuthorizationFailedError:
+                reason = forbidden("topic", self._topic, "Read")
             except Exception as error:  # noqa: BLE001 - the top of the task: whatever broke the consumer, a new one is the mend
                 reason = f"{type(error).__name__}: {error}"
             if self._stopping.is_set():
@@ -109,6 +115,9 @@ class ReplyReader:
             self._consumer = None
             await _close(consumer)
             self.restarts += 1
+            failures = 0 if time.monotonic() - began > STALL_CHECK_S else failures + 1
+            if failures > 1:  # it connects, but cannot read
+                await self._back_off(failures)
             rebuilt = await self._rebuild()
             if rebuilt is None:
                 return
@@ -135,8 +144,7 @@ class ReplyReader:
                 self._assign(consumer, await self._partitions(consumer))
             except Exception:  # noqa: BLE001 - whatever it is, replies are waited for, and nobody else would try again
                 await _close(consumer)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)])
+                await self._back_off(attempt)
                 attempt += 1
             except BaseException:
                 await _close(consumer)
@@ -144,6 +152,10 @@ class ReplyReader:
             else:
                 return consumer
         return None
+
+    async def _back_off(self, attempt: int) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)])
 
     async def _watch(self) -> None:
         """Stop a consumer that stands still although there is something to read: some states never heal (KAFKA.md section 4)."""

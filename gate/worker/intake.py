@@ -11,7 +11,7 @@ from typing import Any, Final
 from gate import log as logs
 from gate.config import Settings
 from gate.errors import ConfigError
-from gate.kafka.consumer import AttemptsConsumer, ConsumerTrouble, UnreadableRecord
+from gate.kafka.consumer import AttemptsConsumer, ConsumerForbidden, ConsumerTrouble, UnreadableRecord
 from gate.model.wire import Record
 from gate.worker.batches import Spawn
 from gate.worker.clock import BrokerClock
@@ -290,7 +290,8 @@ class Intake:
                     log.warning("consumer_lost", silent_s=_SILENT_S + _LOST_S)
                     self._poll_limit.reschedule(asyncio.get_running_loop().time())
                 continue
-            self._hear(silent=question.cancelled() or question.exception() is not None)
+            failure = None if question.cancelled() else question.exception()
+            self._hear(silent=question.cancelled() or not (failure is None or isinstance(failure, ConsumerForbidden)))
 
     def _hear(self, *, silent: bool) -> None:
         if silent and not self._silent:

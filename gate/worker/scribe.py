@@ -47,6 +47,7 @@ class LedgerScribe:
         self._preparing: dict[int, asyncio.Lock] = {}
         self._partitions: dict[int, Partition] = {}
         self._troubles: dict[int, str] = {}  # per partition, why its ledger does not take appends right now
+        self._unread: dict[int, str] = {}  # per partition, why its ledger cannot be read right now
         self._batches: SelfClocked[int, Append] = SelfClocked(
             self._append_batch,
             size_bytes=lambda append: len(append.message.value or b"") + _RECORD_OVERHEAD,
@@ -59,6 +60,11 @@ class LedgerScribe:
     def trouble(self) -> str | None:
         """Why some decisions cannot be written right now."""
         return next((f"partition {number}: {why}" for number, why in self._troubles.items()), None)
+
+    @property
+    def unread(self) -> str | None:
+        """Why some partitions of the ledger cannot be read right now."""
+        return next((f"partition {number}: {why}" for number, why in self._unread.items()), None)
 
     # -- Appending (rules 4 to 7, 14, 15) ---------------------------------------------------------------------------------
 
@@ -131,9 +137,10 @@ class LedgerScribe:
                         # nothing there: is what was to be read still to come, or lost?
                         partition.lower_aim((await self._ledger.bounds(partition.number))[1])
                 except LogUnavailable as error:
-                    log.warning("ledger_not_read", partition=partition.number, error=str(error))
+                    self._not_read(partition.number, error)
                     await asyncio.sleep(_RETRY_S)
                     continue
+                self._unread.pop(partition.number, None)
                 if partition.table.next < offset:
                     continue  # the table was begun anew meanwhile
                 if part.start > offset:  # retention took what we wanted: the table begins where the log does (rule 9)
@@ -148,6 +155,13 @@ class LedgerScribe:
                         return
         finally:
             self._reading.discard(partition.number)
+            self._unread.pop(partition.number, None)
+
+    def _not_read(self, number: int, error: LogUnavailable) -> None:
+        """Keep why, and say it where it is news: reading is tried several times a second."""
+        if self._unread.get(number) != str(error):
+            log.warning("ledger_not_read", partition=number, error=str(error))
+        self._unread[number] = str(error)
 
     # -- Beginning an assignment (rules 11, 18 to 20) ---------------------------------------------------------------------
 
@@ -170,9 +184,10 @@ class LedgerScribe:
                     seen = partition.table.next
                     end = (await self._ledger.bounds(partition.number))[1]
                 except LogUnavailable as error:
-                    log.warning("ledger_not_read", partition=partition.number, error=str(error))
+                    self._not_read(partition.number, error)
                     await asyncio.sleep(_RETRY_S)
                     continue
+                self._unread.pop(partition.number, None)
                 if not ours():
                     return
                 if end < seen:
@@ -181,6 +196,7 @@ class LedgerScribe:
                     partition.aim(end)
                     self.follow(partition)
                 return
+            self._unread.pop(partition.number, None)  # it is somebody else's now
 
     async def _rewind(self, partition: Partition) -> None:
         """Rebuild the table and append every unresolved ask again (rule 7)."""
@@ -193,9 +209,10 @@ class LedgerScribe:
                     await self._rebuild(partition, oldest_ms - CLOCK_ALLOWANCE_MS, keep_acked=False)
                     end = (await self._ledger.bounds(partition.number))[1]
                 except LogUnavailable as error:
-                    log.warning("ledger_not_read", partition=partition.number, error=str(error))
+                    self._not_read(partition.number, error)
                     await asyncio.sleep(_RETRY_S)
                     continue
+                self._unread.pop(partition.number, None)
                 break
             partition.aim(end)
             self.follow(partition)

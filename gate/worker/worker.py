@@ -20,9 +20,11 @@ from gate.config import Settings
 from gate.errors import ConfigError, KafkaUnavailable
 from gate.kafka.connection import client_options
 from gate.kafka.consumer import ConsumerTrouble
+from gate.kafka.granted import missing_rights
 from gate.kafka.ledger import KafkaLedger
 from gate.kafka.partitioner import partition_of
 from gate.kafka.producer import BATCH_BYTES, BatchProducer
+from gate.kafka.rights import Role
 from gate.kafka.topics import TopicList
 from gate.ledger.ports import LogUnavailable
 from gate.metrics import Metrics
@@ -129,6 +131,8 @@ class Worker:
     async def _serve(self, stop: asyncio.Event) -> None:
         try:
             # 1. what is needed to answer
+            if problems := await missing_rights(self._settings, self._options, Role.WORKER):
+                raise ConfigError(problems)
             try:
                 for client in (self._topics, self._ledger, self._replies, self._dead_letters):
                     await client.start()
@@ -279,6 +283,8 @@ class Worker:
         reasons = list(self._intake.reasons())
         if self._scribe.trouble is not None:
             reasons.append(f"the ledger does not take decisions: {self._scribe.trouble}")
+        if self._scribe.unread is not None:
+            reasons.append(f"the ledger cannot be read: {self._scribe.unread}")
         if self._sender.burying >= self._settings.max_in_flight:
             reasons.append(f"{self._sender.burying} dead letters wait to be written to {self._settings.dlq_topic}")
         return Status(live=True, ready=not reasons, reasons=tuple(reasons))
