@@ -21,6 +21,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPa
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.record.util import calc_crc32c as crc32c
+from pydantic import SecretStr
 
 from gate.chain.loader import load_chain
 from gate.config import Settings
@@ -166,11 +167,12 @@ async def alter_topic(settings: Settings, topic: str, configs: dict[str, str]) -
         await admin.close()
 
 
-async def read_all(settings: Settings, topic: str) -> list[ConsumerRecord]:
-    """Return every record of a topic, partition by partition, in order."""
+async def read_all(settings: Settings, topic: str, *, options: Mapping[str, Any] | None = None) -> list[ConsumerRecord]:
+    """Return every record of a topic, partition by partition, in order; as whom `options` say."""
     count = await partitions_of(settings, topic)
     tps = [TopicPartition(topic, number) for number in range(count)]
-    consumer = AIOKafkaConsumer(bootstrap_servers=settings.bootstrap_servers, auto_offset_reset="earliest", fetch_max_wait_ms=20)
+    who = options or {"bootstrap_servers": settings.bootstrap_servers}
+    consumer = AIOKafkaConsumer(**who, auto_offset_reset="earliest", fetch_max_wait_ms=20)
     await consumer.start()
     try:
         consumer.assign(tps)
@@ -223,14 +225,20 @@ async def serving(settings: Settings, *, chain: Path = CHAIN) -> AsyncIterator[W
         running.result()
 
 
+def environment(settings: Settings) -> dict[str, str]:
+    """Return the variables by which a `gate` process gets these settings."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("GATE_")}
+    for name, value in settings.model_dump(exclude_defaults=True).items():
+        plain = value.get_secret_value() if isinstance(value, SecretStr) else value
+        environ[f"GATE_{name.upper()}"] = ",".join(plain) if isinstance(plain, tuple) else str(plain)
+    return environ
+
+
 class WorkerProcess:
     """`gate worker` as a process of its own, as a supervisor starts it."""
 
     def __init__(self, settings: Settings, folder: Path, *, chain: Path = CHAIN, **env: str) -> None:
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("GATE_")}
-        for name, value in settings.model_dump(exclude_defaults=True).items():
-            environ[f"GATE_{name.upper()}"] = ",".join(value) if isinstance(value, tuple) else str(value)
-        environ |= {"GATE_CHAIN": str(chain), "GATE_LOG_FORMAT": "json", **env}
+        environ = environment(settings) | {"GATE_CHAIN": str(chain), "GATE_LOG_FORMAT": "json", **env}
         self._log = folder / f"worker-{time.monotonic_ns()}.log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
