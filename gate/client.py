@@ -379,13 +379,19 @@ class GateClient:
                 )
 
 
+def read_reply(value: bytes) -> Decision:
+    """Return the decision in the value of a reply; raise GateError where it is none."""
+    try:
+        return Decision.from_json(orjson.loads(value))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise GateError(f"the reply cannot be read ({type(error).__name__}): it is not one of a gate of our version") from None
+
+
 def _settle(waiter: asyncio.Future[Decision], value: bytes) -> None:
     try:
-        waiter.set_result(Decision.from_json(orjson.loads(value)))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        waiter.set_exception(
-            GateError(f"the reply cannot be read ({type(error).__name__}): it is not one of a gate of our version")
-        )
+        waiter.set_result(read_reply(value))
+    except GateError as error:
+        waiter.set_exception(error)
 
 
 def _acknowledged(answer: asyncio.Future[Decision], sent: asyncio.Future[Any]) -> None:

@@ -73,7 +73,7 @@ class KafkaLedger:
             entries = [
                 Entry(record.offset, *headers, record.value)
                 for record in records
-                if (headers := read_ledger(record.key, record.headers)) is not None
+                if record.value is not None and (headers := read_ledger(record.key, record.headers)) is not None
             ]
             return Slice(entries, position, min(offset, position), max(position, reader.highwater(tp) or 0))
 
