@@ -16,11 +16,12 @@ import base64
 import importlib.util
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -127,6 +128,57 @@ def _headers(written: Sequence[Sequence[str | None]]) -> Headers:
     return [(str(name), _hex(value)) for name, value in written]
 
 
+# -- Mutations that keep JSON readable: bytes changed at random rarely get past its parser ----------------------------------
+
+
+OTHERS: Final[tuple[Any, ...]] = (
+    None,
+    True,
+    0,
+    -1,
+    2**64,
+    1.5,
+    float("nan"),
+    "",
+    "x",
+    "\ud800",
+    "é" * 300,
+    [],
+    [[]],
+    {},
+    {"a": None},
+)
+
+
+def change_json(data: bytes, rng: random.Random) -> bytes | None:
+    """Return an input whose JSON value says something else in one place; None where it has no such value."""
+    key, headers, value = decode(data)
+    try:
+        document = json.loads(value or b"")
+        places = list(_places(document))
+        if not places:
+            return None
+        container, name = rng.choice(places)
+        deed = rng.randrange(4)
+        if deed == 0:
+            del container[name]
+        elif deed == 1:
+            other, elsewhere = rng.choice(places)
+            container[name] = other[elsewhere]
+        else:
+            container[name] = rng.choice(OTHERS)
+        return encode(key, headers, json.dumps(document).encode())
+    except (ValueError, LookupError, TypeError, RecursionError):  # no JSON, nothing to take, or a circle
+        return None
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, below in inner:
+        yield value, name
+        yield from _places(below)
+
+
 # -- One target, in a process of its own --------------------------------------------------------------------------------
 
 
@@ -148,7 +200,12 @@ def run_target(target: str, arguments: list[str]) -> None:
         key, headers, value = decode(data)
         take(Hostile(value, headers, key))
 
-    atheris.Setup([sys.argv[0], *arguments], one)
+    def mutate(data: bytes, max_size: int, seed: int) -> bytes:
+        rng = random.Random(seed)
+        changed = change_json(data, rng) if rng.random() < 0.5 else None
+        return atheris.Mutate(data, max_size) if changed is None or len(changed) > max_size else changed
+
+    atheris.Setup([sys.argv[0], *arguments], one, custom_mutator=mutate)
     atheris.Fuzz()
 
 
