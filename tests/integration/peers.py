@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -97,15 +97,20 @@ class Asker:
         partition: int | None = None,
     ) -> None:
         """Send one attempt and wait until the broker has it."""
-        builder = self._producer.create_batch()  # `send` refuses a record without key and value
         if partition is None and key is None:
             partition = 0
+        given = list((headers or {}).items())
         if partition is None or value is not None:
-            await self._producer.send_and_wait(
-                self.settings.attempts_topic, value, key=key, partition=partition, headers=list((headers or {}).items())
-            )
-            return
-        builder.append(timestamp=None, key=key, value=value, headers=list((headers or {}).items()))
+            await self._producer.send_and_wait(self.settings.attempts_topic, value, key=key, partition=partition, headers=given)
+        else:
+            await self.append(partition, value, headers=given, key=key)
+
+    async def append(
+        self, partition: int, value: bytes | None, *, headers: Sequence[tuple[str, bytes | None]], key: bytes | None
+    ) -> None:
+        """Send one attempt as it is: headers repeated, no key, no value; `send` of aiokafka refuses some of that."""
+        builder = self._producer.create_batch()
+        builder.append(timestamp=None, key=key, value=value, headers=list(headers))
         builder.close()
         await (await self._producer.send_batch(builder, self.settings.attempts_topic, partition=partition))
 
