@@ -122,11 +122,6 @@ def forbidden(resource: Literal["topic", "group"], name: str, *operations: Opera
     return f"we may not {' and '.join(operations)} on the {resource} {name}: grant it, `gate topics acls` prints how"
 
 
-def grants(settings: Settings, principals: Mapping[Role, Sequence[str]]) -> list[tuple[Right, Sequence[str]]]:
-    """Return the rights of the roles that somebody has, each with those who get it."""
-    return [(right, principals[right.role]) for right in least_rights(settings) if principals.get(right.role)]
-
-
 def remarks(settings: Settings) -> list[str]:
     """Return what cannot be granted as it is configured, and what is granted beyond it."""
     found: list[str] = []

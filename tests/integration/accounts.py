@@ -12,13 +12,12 @@ from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import CompactArray, CompactBytes, CompactString, Int8, Int16, Int32, Schema, TaggedFields
 
-from gate.kafka.rights import Right
+from gate.kafka.rights import OPERATION_CODES, Right
 
 SCRAM = {"SCRAM-SHA-256": (1, hashlib.sha256), "SCRAM-SHA-512": (2, hashlib.sha512)}
 ITERATIONS = 4096  # the least that Kafka takes
 
-# Numbers of org.apache.kafka.common.acl.AclOperation, .resource.ResourceType and .resource.PatternType
-OPERATIONS = {"Read": 3, "Write": 4, "Create": 5, "Describe": 8, "DescribeConfigs": 10}
+# Numbers of org.apache.kafka.common.resource.ResourceType and .PatternType, and of AclPermissionType
 RESOURCES = {"topic": 2, "group": 3}
 LITERAL, PREFIXED = 3, 4
 ALLOW = 3
@@ -100,7 +99,7 @@ async def grant(bootstrap: str, principal: str, *rights: Right) -> None:
             for operation in right.operations:
                 pattern = PREFIXED if right.prefixed else LITERAL
                 request = CreateAclsRequest(
-                    RESOURCES[right.resource], right.name, pattern, principal, "*", OPERATIONS[operation], ALLOW
+                    RESOURCES[right.resource], right.name, pattern, principal, "*", OPERATION_CODES[operation], ALLOW
                 )
                 answer = await admin._send_to_controller(request)
                 assert [0] == [code for code, *_ in answer.creation_responses]
@@ -113,7 +112,7 @@ async def revoke(bootstrap: str, principal: str, *rights: Right) -> None:
             for operation in right.operations:
                 pattern = PREFIXED if right.prefixed else LITERAL
                 request = DeleteAclsRequest(
-                    RESOURCES[right.resource], right.name, pattern, principal, "*", OPERATIONS[operation], ALLOW
+                    RESOURCES[right.resource], right.name, pattern, principal, "*", OPERATION_CODES[operation], ALLOW
                 )
                 answer = await admin._send_to_controller(request)
                 assert [(0, 1)] == [(code, len(matching)) for code, _, matching in answer.filter_responses]
