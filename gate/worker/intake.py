@@ -74,6 +74,7 @@ class Intake:
         self._assigned = False
         self._unserved: set[int] = set()  # assigned, but without a ledger partition of their number
         self._trouble: str | None = None
+        self._refused = False  # the trouble is a right that we lack
         self._broken = False  # the consumer has to be made anew
         self._silent = False
         self._poll_limit: asyncio.Timeout | None = None  # of the poll that runs
@@ -89,7 +90,7 @@ class Intake:
             yield "stopping"
         if self._trouble is not None:
             yield f"attempts cannot be received: {self._trouble}"
-        if self._silent:
+        if self._silent and not self._refused:  # aiokafka asks on where it is refused: that is no silence
             yield f"Kafka has not answered for {_SILENT_S:g} s"
         if not self._assigned:
             yield "no partitions assigned yet"
@@ -163,13 +164,13 @@ class Intake:
                         await self._poll()
                     finally:
                         self._poll_limit = None
-                errors, delay_s, self._trouble = 0, _RETRY_S, None
+                errors, delay_s, self._trouble, self._refused = 0, _RETRY_S, None, False
             except TimeoutError:  # by the pulse: the consumer is thrown away, so its poll may be cancelled
                 await self._restart()
             except ConsumerTrouble as error:
                 self._go_back()
                 errors += 1
-                self._trouble = str(error)
+                self._trouble, self._refused = str(error), isinstance(error, ConsumerForbidden)
                 log.warning("poll_failed", error=str(error), errors=errors)
                 await asyncio.sleep(delay_s)
                 delay_s = min(_RETRY_MAX_S, delay_s * 2)
@@ -280,6 +281,7 @@ class Intake:
                 continue
             ours = [partition.number for partition in self.partitions.values() if partition.offsets.owned]
             question = asyncio.create_task(consumer.ends(ours or [0]), name="pulse")
+            question.add_done_callback(lambda task: task.cancelled() or task.exception())  # it may end when nobody asks any more
             answered, _ = await asyncio.wait({question}, timeout=_SILENT_S)
             if not answered:
                 self._hear(silent=True)
@@ -290,8 +292,7 @@ class Intake:
                     log.warning("consumer_lost", silent_s=_SILENT_S + _LOST_S)
                     self._poll_limit.reschedule(asyncio.get_running_loop().time())
                 continue
-            failure = None if question.cancelled() else question.exception()
-            self._hear(silent=question.cancelled() or not (failure is None or isinstance(failure, ConsumerForbidden)))
+            self._hear(silent=question.cancelled() or question.exception() is not None)
 
     def _hear(self, *, silent: bool) -> None:
         if silent and not self._silent:
