@@ -84,6 +84,7 @@ class BatchProducer:
             if builder.append(timestamp=None, key=message.key, value=message.value, headers=message.headers) is None:
                 raise LogRejected("the batch is too large")
         builder.close()
+        future: asyncio.Future[Any] | None = None
         try:
             async with asyncio.timeout(_SEND_TIMEOUT_S):
                 future = await client.send_batch(builder, topic, partition=partition)
@@ -102,6 +103,8 @@ class BatchProducer:
             if not retriable:
                 await self._restart(client, type(error).__name__)
             raise LogUnavailable(type(error).__name__) from error
+        finally:
+            future = None  # what it raised has this frame in its traceback: a circle that would keep the batch
         return Appended(metadata.offset, metadata.timestamp)
 
     async def _new_client(self) -> AIOKafkaProducer:
