@@ -76,10 +76,11 @@ class _Question(Request[_QuestionV8]):  # type: ignore[misc]
         return request_struct_class(self._topics, False, False, True)  # never makes a topic by asking for it
 
 
-async def missing_rights(settings: Settings, options: Mapping[str, Any], role: Role) -> list[str]:
+async def missing_rights(settings: Settings, options: Mapping[str, Any], role: Role, *, hidden_only: bool = False) -> list[str]:
     """Return a sentence for each topic on which we lack a right of `role`; none where the broker does not say.
 
-    A topic that does not exist is no matter of rights. `options` are those of `client_options`.
+    A topic that does not exist is no matter of rights. With `hidden_only`, only topics that we may not even Describe count,
+    whether they exist or not. `options` are those of `client_options`.
     """
     wanted = needed(settings, role)
     admin = AIOKafkaAdminClient(**options, request_timeout_ms=REQUEST_TIMEOUT_MS)
@@ -93,11 +94,9 @@ async def missing_rights(settings: Settings, options: Mapping[str, Any], role: R
             await admin.close()
     problems = []
     for code, topic, _, _, granted in answer.topics:
-        lacking = [
-            operation
-            for operation in wanted[topic]
-            if code == TOPIC_FORBIDDEN or (code == 0 and granted != NOT_SAID and not granted >> OPERATION_CODES[operation] & 1)
-        ]
+        hidden = code == TOPIC_FORBIDDEN
+        told = code == 0 and granted != NOT_SAID and not hidden_only
+        lacking = [operation for operation in wanted[topic] if hidden or (told and not granted >> OPERATION_CODES[operation] & 1)]
         if lacking:
             problems.append(forbidden("topic", topic, *lacking))
     return problems

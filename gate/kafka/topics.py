@@ -64,14 +64,15 @@ async def create_topics(
     refuses, KafkaUnavailable where it does not answer.
     """
     wanted = _wanted(settings, partitions=partitions, replication=replication, attempts_retention_ms=attempts_retention_ms)
+    options = client_options(settings, bootstrap)
+    if problems := await missing_rights(settings, options, Role.CREATOR, hidden_only=True):  # we would make them and never see it
+        raise ConfigError(problems)
     made: list[TopicMade] = []
     deadline = time.monotonic() + settings.connect_timeout_s
     async with _admin(settings, bootstrap, "create topics") as admin:
         while unfinished := _unfinished(wanted, existing := await describe_topics(admin), settings):
             made += await _make(admin, unfinished)
             if time.monotonic() > deadline:
-                if problems := await missing_rights(settings, client_options(settings, bootstrap), Role.CREATOR):
-                    raise ConfigError(problems)
                 names = ", ".join(topic.name for topic in unfinished)
                 raise KafkaUnavailable(
                     f"Kafka at {bootstrap} has not made {names} within {settings.connect_timeout_s:g} s: run it again"
@@ -153,9 +154,7 @@ async def check_topics(settings: Settings, bootstrap: str) -> list[Finding]:
         )
         for name in existing
     }
-    if len(existing) < len(names) and (
-        problems := await missing_rights(settings, client_options(settings, bootstrap), Role.CHECKER)
-    ):
+    if problems := await missing_rights(settings, client_options(settings, bootstrap), Role.CHECKER, hidden_only=True):
         raise ConfigError(problems)
     return judge(settings, topics)
 

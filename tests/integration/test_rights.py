@@ -264,7 +264,7 @@ async def test_whoever_asks_without_a_right_is_told_which(fresh: Settled, user: 
 
 async def test_whoever_makes_topics_without_a_right_is_told_which(fresh: Settled, user: Settled, guarded: str) -> None:
     for number in range(8):
-        settings = fresh(connect_timeout_s=0.3)
+        settings = fresh()
         own = user(settings, Role.CREATOR)
         rights = rights_of(Role.CREATOR, settings)
         lacking = rights.pop(number)
