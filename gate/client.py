@@ -31,10 +31,12 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypeVar, g
 import orjson
 
 from gate.config import Settings, load
-from gate.errors import AskTimeout, ClientClosed, GateError, InvalidEvent, KafkaUnavailable
+from gate.errors import AskTimeout, ClientClosed, ConfigError, GateError, InvalidEvent, KafkaUnavailable
 from gate.kafka.attempts import AttemptSender, NotTaken
 from gate.kafka.connection import client_options, resolve_bootstrap, wait_for_kafka
+from gate.kafka.granted import missing_rights
 from gate.kafka.replies import ReplyReader
+from gate.kafka.rights import Role
 from gate.model.decision import Decision, Status
 from gate.model.wire import ATTEMPT_ID, MAX_ID_BYTES, SPRING_CORRELATION_ID, TIMEOUT_MS, TRACEPARENT, Headers, Message, Record
 
@@ -257,10 +259,13 @@ class GateClient:
         """Connect; when this returns, no reply can be missed.
 
         Raises KafkaUnavailable, naming the address, where no broker answers within `connect_timeout_s`, and ConfigError
-        where a topic does not exist.
+        where a topic does not exist or we lack a right on it.
         """
         await wait_for_kafka(self._settings, self._bootstrap)
         options = client_options(self._settings, self._bootstrap)
+        topics = {"attempts_topic": self._attempts_topic, "replies_topic": self._reply_topic}
+        if problems := await missing_rights(self._settings.model_copy(update=topics), options, Role.CLIENT):
+            raise ConfigError(problems)
         # Replies are read before anything can be sent.
         reader = ReplyReader(options, self._reply_topic, self._arrive)
         await reader.start()
@@ -387,13 +392,19 @@ class GateClient:
                 )
 
 
+def read_reply(value: bytes) -> Decision:
+    """Return the decision in the value of a reply; raise GateError where it is none."""
+    try:
+        return Decision.from_json(orjson.loads(value))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise GateError(f"the reply cannot be read ({type(error).__name__}): it is not one of a gate of our version") from None
+
+
 def _settle(waiter: asyncio.Future[Decision], value: bytes) -> None:
     try:
-        waiter.set_result(Decision.from_json(orjson.loads(value)))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        waiter.set_exception(
-            GateError(f"the reply cannot be read ({type(error).__name__}): it is not one of a gate of our version")
-        )
+        waiter.set_result(read_reply(value))
+    except GateError as error:
+        waiter.set_exception(error)
 
 
 def _result(answer: asyncio.Future[Decision]) -> Decision | None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import time
-from typing import Any, Literal, cast
+from typing import Any, Final, Literal, cast
 
 import orjson
 import structlog
@@ -94,12 +95,29 @@ def configure(
     logging.captureWarnings(capture=True)
 
 
+_CONTROL: Final = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069]")
+"""What moves a terminal's cursor, changes its state or turns text around."""
+
+
+def harmless(text: str, *, keep: str = "") -> str:
+    """Return text that came from outside with its control characters written out, so that a terminal only shows it."""
+    return _CONTROL.sub(lambda found: found[0] if found[0] in keep else found[0].encode("unicode_escape").decode(), text)
+
+
+def _harmless(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Write out the control characters of what a line says; a JSON line has them escaped anyway."""
+    return {name: harmless(value, keep="\n\t") if isinstance(value, str) else value for name, value in event.items()}
+
+
 def _json() -> list[Processor]:
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_dumps)]
 
 
 def _console(*, colors: bool) -> list[Processor]:
-    return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback, pad_event_to=0)]
+    return [
+        _harmless,
+        structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback, pad_event_to=0),
+    ]
 
 
 def _dumps(event: EventDict, **_: Any) -> bytes:

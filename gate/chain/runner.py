@@ -172,7 +172,10 @@ class Chain:
                 if now - begun_s > BLOCKED_AFTER_S and resources is not None:
                     _note_block(effects, resources.watchdog.block_now())
 
-                if settle(run, action, effects, error, begun_s, now):
+                ended = settle(run, action, effects, error, begun_s, now)
+                error = None  # its traceback holds this frame: a circle that would keep the attempt until it is collected
+
+                if ended:
                     break
         finally:
             _set_effects(outer)

@@ -49,6 +49,7 @@ def ask(
     """
     from gate.cli.output import console, decision_json, milliseconds, print_json, status_text, told
     from gate.cli.running import run
+    from gate.log import harmless
 
     document = _event(email, event, place)
     for change in with_ or []:
@@ -62,7 +63,7 @@ def ask(
 
     out = console()
     out.print(status_text(decision), f"in {milliseconds(took_s)}", soft_wrap=True)
-    for name, text in (*told(decision), ("attempt", decision.attempt_id)):
+    for name, text in (*told(decision), ("attempt", harmless(decision.attempt_id))):
         out.print(f"  {name:14}", text, markup=False, soft_wrap=True)
 
 

@@ -31,13 +31,14 @@ def say_kafka(bootstrap: str, source: str) -> None:
 def fail(errors: Sequence[GateError]) -> int:
     """Print errors, one line for each problem; return the exit code."""
     from gate.errors import CasesError, ConfigError
+    from gate.log import harmless
 
     for error in errors:
         problems = error.problems if isinstance(error, (CasesError, ConfigError)) else (str(error),)
         if len(problems) > 1:
             say(f"gate: {len(problems)} problems")
         for problem in problems:
-            say(f"{'  ' if len(problems) > 1 else 'gate: '}{problem}")
+            say(("  " if len(problems) > 1 else "gate: ") + harmless(problem, keep="\n\t"))
 
     return max(error.exit_code for error in errors)
 
@@ -91,6 +92,8 @@ def status_text(decision: Decision) -> Text:
 
 def told(decision: Decision) -> list[tuple[str, str]]:
     """Return what a decision says, as pairs of a name and a text, most important first."""
+    from gate.log import harmless
+
     lines: list[tuple[str, str]] = []
     denial = decision.denial
     if denial is not None:
@@ -107,7 +110,7 @@ def told(decision: Decision) -> list[tuple[str, str]]:
         lines.append(("user_id", decision.user_id))
     lines += [(scope, compact(changes)) for scope, changes in decision.changes.items()]
     lines += [("warning", entry["message"]) for entry in decision.warnings]
-    return lines
+    return [(name, harmless(str(text))) for name, text in lines]
 
 
 def decision_json(decision: Decision) -> dict[str, Any]:

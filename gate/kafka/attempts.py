@@ -44,7 +44,9 @@ class NotTaken(Exception):
 
     def __init__(self, error: BaseException) -> None:
         self.refused = isinstance(error, REFUSALS)
-        super().__init__(f"{type(error).__name__}: {error}".rstrip(": "))
+        lacks_right = isinstance(error, TopicAuthorizationFailedError)
+        mend = "; grant Write on it, `gate topics acls` prints how" if lacks_right else ""
+        super().__init__(f"{type(error).__name__}: {error}".rstrip(": ") + mend)
 
 
 class AttemptSender:

@@ -8,10 +8,16 @@ from typing import Any, Final, Protocol
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-from aiokafka.errors import GroupAuthorizationFailedError, InvalidSessionTimeoutError, KafkaError
+from aiokafka.errors import (
+    GroupAuthorizationFailedError,
+    InvalidSessionTimeoutError,
+    KafkaError,
+    TopicAuthorizationFailedError,
+)
 
 from gate.errors import ConfigError
 from gate.kafka.closing import stop_consumer
+from gate.kafka.rights import forbidden
 from gate.model.wire import Record
 
 METADATA_MAX_AGE_MS: Final = 15_000
@@ -28,14 +34,28 @@ class UnreadableRecord(ConsumerTrouble):
     """The library cannot parse a record (a header's name is not UTF-8); it stands at or after the position."""
 
 
+class ConsumerForbidden(ConsumerTrouble):
+    """The broker answers, and refuses us; this lasts until somebody grants the right that the message names."""
+
+
 @contextmanager
 def _mapped() -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
         raise UnreadableRecord(str(error)) from error
+    except TopicAuthorizationFailedError as error:
+        raise ConsumerForbidden(forbidden("topic", _named(error), "Read")) from error
+    except GroupAuthorizationFailedError as error:
+        raise ConsumerForbidden(forbidden("group", _named(error), "Read")) from error
     except (KafkaError, OSError) as error:
         raise ConsumerTrouble(f"{type(error).__name__}: {error}") from error
+
+
+def _named(error: KafkaError) -> str:
+    """Return the names that an error of the library is about: it has one as text or several as a set."""
+    names = error.args[0] if error.args else "of the attempts"
+    return names if isinstance(names, str) else ", ".join(sorted(names))
 
 
 class RebalanceListener(Protocol):
@@ -96,9 +116,7 @@ class AttemptsConsumer:
                 ) from error
             except GroupAuthorizationFailedError as error:
                 await stop_consumer(self._client)
-                raise ConfigError(
-                    [f"the broker does not let us join the group {self._group_id}; grant READ on GATE_GROUP_ID"]
-                ) from error
+                raise ConfigError([forbidden("group", self._group_id, "Read")]) from error
             except BaseException:
                 await stop_consumer(self._client)
                 raise

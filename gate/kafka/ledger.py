@@ -8,13 +8,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError, TopicAuthorizationFailedError
 
 from gate.kafka.closing import stop_consumer
 from gate.kafka.producer import BatchProducer
+from gate.kafka.rights import forbidden
 from gate.kafka.supervision import Supervised
 from gate.ledger.answer import Entry
-from gate.ledger.ports import Appended, LogUnavailable, Slice
+from gate.ledger.ports import Appended, LogForbidden, LogUnavailable, Slice
 from gate.model.wire import Message, read_ledger
 
 _READ_WAIT_MS = 200
@@ -81,7 +82,7 @@ class KafkaLedger:
             entries = [
                 Entry(record.offset, *headers, record.value)
                 for record in records
-                if (headers := read_ledger(record.key, record.headers)) is not None
+                if record.value is not None and (headers := read_ledger(record.key, record.headers)) is not None
             ]
             return Slice(entries, position, min(offset, position), max(position, reader.highwater(tp) or 0))
 
@@ -115,6 +116,8 @@ class KafkaLedger:
                     yield reader
             except (KafkaError, TimeoutError, OSError) as error:
                 self._readers.blame(reader)
+                if isinstance(error, TopicAuthorizationFailedError):
+                    raise LogForbidden(forbidden("topic", self._topic, "Read")) from error
                 raise LogUnavailable(type(error).__name__) from error
 
     def _new_reader(self) -> AIOKafkaConsumer:

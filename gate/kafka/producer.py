@@ -18,6 +18,7 @@ from aiokafka.errors import (
 
 from gate import log as logs
 from gate.kafka.closing import stop_producer
+from gate.kafka.rights import forbidden
 from gate.kafka.supervision import Supervised
 from gate.ledger.ports import Appended, LogForbidden, LogRejected, LogUnavailable
 from gate.model.wire import Message
@@ -80,6 +81,7 @@ class BatchProducer:
             if builder.append(timestamp=None, key=message.key, value=message.value, headers=message.headers) is None:
                 raise LogRejected("the batch is too large")
         builder.close()
+        future: asyncio.Future[Any] | None = None
         try:
             async with asyncio.timeout(_SEND_TIMEOUT_S):
                 future = await client.send_batch(builder, topic, partition=partition)
@@ -91,7 +93,7 @@ class BatchProducer:
         except (MessageSizeTooLargeError, RecordListTooLargeError) as error:
             raise LogRejected(type(error).__name__) from error
         except (TopicAuthorizationFailedError, ClusterAuthorizationFailedError) as error:
-            raise LogForbidden(type(error).__name__) from error
+            raise LogForbidden(forbidden("topic", topic, "Write")) from error
         except UnknownTopicOrPartitionError as error:
             raise LogUnavailable(type(error).__name__) from error
         except AssertionError as error:  # a partition that was added after the client has looked
@@ -102,6 +104,8 @@ class BatchProducer:
             if not retriable and self._clients.blame(client):
                 log.warning("producer_restarted", why=type(error).__name__)
             raise LogUnavailable(type(error).__name__) from error
+        finally:
+            future = None  # what it raised has this frame in its traceback: a circle that would keep the batch
         return Appended(metadata.offset, metadata.timestamp)
 
     def _new_client(self) -> AIOKafkaProducer:

@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 
 from gate.errors import ConfigError, KafkaUnavailable
 from gate.kafka.closing import stop_consumer
+from gate.kafka.rights import forbidden
 from gate.kafka.supervision import Supervised
 from gate.model.wire import Record
 
@@ -90,8 +91,10 @@ class ReplyReader:
             try:
                 await self._poll(consumer)
             except Exception as error:  # noqa: BLE001 - the top of the task: whatever broke the consumer, a new one is the mend
+                refused = isinstance(error, TopicAuthorizationFailedError)
+                why = forbidden("topic", self._topic, "Read") if refused else f"{type(error).__name__}: {error}"
                 if self._consumers.blame(consumer):
-                    _log.warning("reply reader of %s restarted: %s: %s", self._topic, type(error).__name__, error)
+                    _log.warning("reply reader of %s restarted: %s", self._topic, why)
 
     async def _poll(self, consumer: AIOKafkaConsumer) -> None:
         while True:

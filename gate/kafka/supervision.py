@@ -9,11 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final, Generic, Protocol, TypeVar
 
 BACKOFF_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 """Longest waits between tries to build a client; the last one repeats. Up to a half is left out by lot: many begin at once."""
+
+
+STABLE_S: Final = 5.0
+"""A client that is blamed sooner did not work at all (it connects, but may not read, for example): the next one waits."""
 
 
 class Startable(Protocol):
@@ -51,6 +56,8 @@ class Supervised(Generic[Client]):
         self._broken: Client | None = None  # still to be closed
         self._mending: asyncio.Task[None] | None = None
         self._stopped = False
+        self._failures = 0  # clients in a row that were blamed as soon as they were there
+        self._begun_s = 0.0  # time.monotonic() of the newest client
         self.client: Client | None = None  # None: not started, stopped, or being replaced
         self.restarts = 0
 
@@ -75,6 +82,7 @@ class Supervised(Generic[Client]):
             return False
         self.client, self._broken = None, broken
         self._changed.clear()
+        self._failures = self._failures + 1 if time.monotonic() - self._begun_s < STABLE_S else 0
         self._replace()
         return True
 
@@ -92,7 +100,7 @@ class Supervised(Generic[Client]):
                 await self._close(left)
 
     def _use(self, client: Client) -> None:
-        self.client = client
+        self.client, self._begun_s = client, time.monotonic()
         self._changed.set()
 
     def _replace(self) -> None:
@@ -107,15 +115,20 @@ class Supervised(Generic[Client]):
         if self._broken is not None:
             await self._close(self._broken)
             self._broken = None
+        if self._failures > 1:
+            await self._back_off(self._failures)
         tries = 0
         while True:
             with contextlib.suppress(Exception):  # whatever it is: it is waited for, and nobody else would try again
                 self._use(await self._build())
                 break
-            await asyncio.sleep(BACKOFF_S[min(tries, len(BACKOFF_S) - 1)] * random.uniform(0.5, 1.0))
+            await self._back_off(tries)
             tries += 1
         self.restarts += 1
         self._on_restart()
+
+    async def _back_off(self, tries: int) -> None:
+        await asyncio.sleep(BACKOFF_S[min(tries, len(BACKOFF_S) - 1)] * random.uniform(0.5, 1.0))
 
     async def _build(self) -> Client:
         client = self._make()

@@ -15,7 +15,9 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from gate.config import Settings
 from gate.errors import ConfigError, KafkaUnavailable
 from gate.kafka.connection import REQUEST_TIMEOUT_MS, client_options, describe_topics, mapped_errors
+from gate.kafka.granted import missing_rights
 from gate.kafka.promises import DAY_MS, HOUR_MS, OFFSETS_TOPIC, Finding, Topic, judge, ledger_retention_ms
+from gate.kafka.rights import Role, forbidden
 from gate.kafka.topic_list import TopicList
 
 __all__ = ["Finding", "TopicList", "TopicMade", "check_topics", "create_topics", "time_stamps"]
@@ -27,6 +29,7 @@ SEGMENT_MS: Final = HOUR_MS  # segments that close late keep records long after 
 
 NO_ERROR: Final = 0  # https://kafka.apache.org/protocol#protocol_error_codes
 ALREADY_EXISTS: Final = 36
+FORBIDDEN: Final = 29
 TRY_AGAIN: Final = frozenset({5, 7, 8, 41})  # no leader, timed out, broker not available, not the controller
 
 
@@ -61,6 +64,9 @@ async def create_topics(
     refuses, KafkaUnavailable where it does not answer.
     """
     wanted = _wanted(settings, partitions=partitions, replication=replication, attempts_retention_ms=attempts_retention_ms)
+    options = client_options(settings, bootstrap)
+    if problems := await missing_rights(settings, options, Role.CREATOR, hidden_only=True):  # we would make them and never see it
+        raise ConfigError(problems)
     made: list[TopicMade] = []
     deadline = time.monotonic() + settings.connect_timeout_s
     async with _admin(settings, bootstrap, "create topics") as admin:
@@ -121,7 +127,9 @@ async def _make(admin: AIOKafkaAdminClient, topics: Sequence[TopicMade]) -> list
     response = await admin.create_topics(requests)
     answers = {name: (code, message) for name, code, message in response.topic_errors}
     problems = [
-        f"topic {name} could not be made with {topics[0].replication} replicas: {message or f'Kafka error {code}'}"
+        forbidden("topic", name, "Create")
+        if code == FORBIDDEN
+        else f"topic {name} could not be made with {topics[0].replication} replicas: {message or f'Kafka error {code}'}"
         for name, (code, message) in answers.items()
         if code not in {NO_ERROR, ALREADY_EXISTS, *TRY_AGAIN}
     ]
@@ -154,6 +162,8 @@ async def check_topics(settings: Settings, bootstrap: str) -> list[Finding]:
         )
         for name in existing
     }
+    if problems := await missing_rights(settings, client_options(settings, bootstrap), Role.CHECKER, hidden_only=True):
+        raise ConfigError(problems)
     return judge(settings, topics)
 
 

@@ -204,25 +204,45 @@ class Decision:
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Decision:
-        """Read a reply document; unknown keys are ignored, so a newer gate can add some."""
+        """Read a reply document; unknown keys are ignored, so a newer gate can add some.
+
+        Raises ValueError, KeyError, TypeError or AttributeError where it is none.
+        """
         denial = document.get("denial")
-        return cls(
-            attempt_id=document["attempt_id"],
+        changes = _typed(dict, document.get("changes", {}))
+        decision = cls(
+            attempt_id=_typed(str, document["attempt_id"]),
             status=Status(document["status"]),
-            user_metadata=document.get("user_metadata", {}),
-            app_metadata=document.get("app_metadata", {}),
-            changes=document.get("changes", {}),
-            user_id=document.get("user_id"),
-            denial=None
-            if denial is None
-            else Denial(
-                cause=Cause(denial["cause"]),
-                reason=denial["reason"],
-                user_message=denial.get("user_message"),
-                action=denial.get("action"),
-                errors=tuple(denial.get("errors", ())),
-            ),
-            warnings=tuple(document.get("warnings", ())),
-            chain=document.get("chain"),
-            decided_at=document.get("decided_at"),
+            user_metadata=_typed(dict, document.get("user_metadata", {})),
+            app_metadata=_typed(dict, document.get("app_metadata", {})),
+            changes={scope: _typed(dict, changed) for scope, changed in changes.items()},
+            user_id=_typed(str | None, document.get("user_id")),
+            denial=None if denial is None else _read_denial(denial),
+            warnings=_objects(document.get("warnings", ())),
+            chain=_typed(str | None, document.get("chain")),
+            decided_at=_typed(str | None, document.get("decided_at")),
         )
+        if decision.approved != (decision.denial is None):
+            raise ValueError("a denial is there exactly where the status is denied")
+        return decision
+
+
+def _read_denial(denial: dict[str, Any]) -> Denial:
+    return Denial(
+        cause=Cause(denial["cause"]),
+        reason=_typed(str, denial["reason"]),
+        user_message=_typed(str | None, denial.get("user_message")),
+        action=_typed(str | None, denial.get("action")),
+        errors=_objects(denial.get("errors", ())),
+    )
+
+
+def _objects(values: Any) -> tuple[dict[str, str], ...]:
+    return tuple(_typed(dict, value) for value in _typed(list | tuple, values))
+
+
+def _typed(kind: Any, value: Any) -> Any:
+    """Return a value of that type as it is; whoever reads a decision relies on it, whoever sent the reply."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{type(value).__name__} where {kind} should be")
+    return value

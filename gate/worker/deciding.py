@@ -8,18 +8,32 @@ from typing import Any, Final
 
 import orjson
 
+from gate import log as logs
 from gate.chain.runner import Chain
 from gate.chain.texts import FixedTexts
 from gate.config import Settings
 from gate.errors import InvalidEvent
+from gate.ledger.answer import Entry
 from gate.ledger.digest import Digester
-from gate.model.decision import SCOPES, ActionOutcome, ActionTrace, Cause, Outcome, fixed_denial, localised
+from gate.model.decision import (
+    DOCUMENT_VERSION,
+    SCOPES,
+    ActionOutcome,
+    ActionTrace,
+    Cause,
+    Decision,
+    Outcome,
+    Status,
+    fixed_denial,
+    localised,
+)
 from gate.model.event import Event
 from gate.model.wire import (
     LedgerHeaders,
     Record,
     conflict_document,
     decision_document,
+    encode_document,
     encode_ledger,
     extended,
     read_ask,
@@ -28,6 +42,8 @@ from gate.model.wire import (
 )
 from gate.worker.clock import BrokerClock
 from gate.worker.partitions import Append, Flight
+
+log = logs.get(__name__)
 
 
 class AttemptReader:
@@ -170,6 +186,28 @@ def _entry(entry: dict[str, Any], *, too_large: bool) -> ActionTrace:
     )
 
 
+def _read_decision(entry: Entry, value: bytes) -> dict[str, Any]:
+    """Read a decision out of the ledger; one that nobody can read, which no worker writes, is a failure to everybody alike."""
+    try:
+        document: dict[str, Any] = orjson.loads(value)
+        decision = Decision.from_json(document)
+        encode_document(document)
+        if decision.chain is not None and decision.decided_at is not None and (decision.denial or "changes" in document):
+            return document
+    except (ValueError, KeyError, TypeError, AttributeError):  # orjson's errors are of these
+        pass
+    log.error("decision_unreadable", attempt_id=entry.attempt_id, offset=entry.offset)
+    return {
+        "version": DOCUMENT_VERSION,
+        "attempt_id": entry.attempt_id,
+        "status": Status.DENIED.value,
+        "denial": fixed_denial(Cause.ACTION_FAILED).to_json(),
+        "warnings": [warning("decision_unreadable", f"the decision at offset {entry.offset} of the ledger cannot be read")],
+        "chain": "",
+        "decided_at": "1970-01-01T00:00:00.000Z",  # the same from every worker
+    }
+
+
 def answer_document(flight: Flight, value: bytes) -> dict[str, Any]:
     """Return the decision that answers an ask: what was worded here if that became the record, else what the record says.
 
@@ -177,7 +215,7 @@ def answer_document(flight: Flight, value: bytes) -> dict[str, Any]:
     """
     assert flight.answer is not None
     mine = flight.append is not None and flight.append.message.value is value
-    document: dict[str, Any] = flight.document if mine and flight.document is not None else orjson.loads(value)
+    document = flight.document if mine and flight.document is not None else _read_decision(flight.answer.entry, value)
     if flight.answer.conflict:
         return conflict_document(document, localised(fixed_denial(Cause.CONFLICT), flight.texts).to_json())
     return document

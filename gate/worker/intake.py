@@ -12,7 +12,7 @@ from typing import Any, Final
 from gate import log as logs
 from gate.config import Settings
 from gate.errors import ConfigError
-from gate.kafka.consumer import AttemptsConsumer, ConsumerTrouble, UnreadableRecord
+from gate.kafka.consumer import AttemptsConsumer, ConsumerForbidden, ConsumerTrouble, UnreadableRecord
 from gate.model.wire import Record
 from gate.worker.batches import Spawn
 from gate.worker.clock import BrokerClock
@@ -79,6 +79,7 @@ class Intake:
         self._assigned = False
         self._unserved: set[int] = set()  # assigned, but without a ledger partition of their number
         self._trouble: str | None = None
+        self._refused = False  # the trouble is a right that we lack
         self._broken = False  # the consumer has to be made anew
         self._silent = False
         self._replacing = False
@@ -97,7 +98,7 @@ class Intake:
             yield "stopping"
         if self._trouble is not None:
             yield f"attempts cannot be received: {self._trouble}"
-        if self._silent:
+        if self._silent and not self._refused:  # aiokafka asks on where it is refused: that is no silence
             yield f"Kafka has not answered for {_SILENT_S:g} s"
         if self._standstill.why is not None:
             yield self._standstill.why
@@ -193,7 +194,7 @@ class Intake:
                         await self._poll()
                     finally:
                         self._poll_limit = None
-                errors, delay_s, self._trouble = 0, _RETRY_S, None
+                errors, delay_s, self._trouble, self._refused = 0, _RETRY_S, None, False
             except asyncio.CancelledError:
                 self._broken = True  # what a poll has received when it is cut off is lost, and the client is not whole any more
                 raise
@@ -202,7 +203,7 @@ class Intake:
             except ConsumerTrouble as error:
                 self._go_back()
                 errors += 1
-                self._trouble = str(error)
+                self._trouble, self._refused = str(error), isinstance(error, ConsumerForbidden)
                 log.warning("poll_failed", error=str(error), errors=errors)
                 await asyncio.sleep(delay_s)
                 delay_s = min(_RETRY_MAX_S, delay_s * 2)
@@ -326,6 +327,7 @@ class Intake:
                 continue
             ours = [partition.number for partition in self.partitions.values() if partition.offsets.owned]
             question = asyncio.create_task(self._look(consumer, ours or [0]), name="look")
+            question.add_done_callback(lambda task: task.cancelled() or task.exception())  # it may end when nobody asks any more
             answered, _ = await asyncio.wait({question}, timeout=_SILENT_S)
             if not answered:
                 self._hear(silent=True)

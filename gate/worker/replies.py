@@ -17,6 +17,8 @@ from gate.model.wire import Ask
 
 _REFUSED_S: Final = 30.0  # as long as a list of topics may be old
 _REFUSED_MAX: Final = 1024
+_INTERNAL: Final = "__"
+"""What the names of Kafka's own topics begin with (`__consumer_offsets`, `__transaction_state`, …)."""
 
 
 class Reason(StrEnum):
@@ -24,7 +26,9 @@ class Reason(StrEnum):
 
     INVALID_ATTEMPT = "invalid_attempt"
     REPLY_TOPIC_ILLEGAL = "reply_topic_illegal"  # not a legal topic name
-    REPLY_TOPIC_NOT_ALLOWED = "reply_topic_not_allowed"  # matches no pattern of GATE_REPLY_TOPICS, or is one of our own
+    REPLY_TOPIC_NOT_ALLOWED = (
+        "reply_topic_not_allowed"  # matches no pattern of GATE_REPLY_TOPICS, or is one of our own or Kafka's
+    )
     REPLY_TOPIC_UNKNOWN = "reply_topic_unknown"  # the broker has no such topic
     REPLY_PARTITION_INVALID = "reply_partition_invalid"  # not four bytes, negative or out of range
     REPLY_REJECTED = "reply_rejected"  # too large for its topic
@@ -58,7 +62,9 @@ class AddressBook:
 
         @lru_cache(maxsize=1024)
         def allowed(topic: str) -> bool:
-            return topic not in self._forbidden and any(fnmatchcase(topic, pattern) for pattern in patterns)
+            if topic in self._forbidden or topic.startswith(_INTERNAL):
+                return False
+            return any(fnmatchcase(topic, pattern) for pattern in patterns)
 
         self._allowed = allowed
 

@@ -200,7 +200,7 @@ class LedgerScribe:
 
     async def _not_read(self, partition: Partition, error: LogUnavailable) -> None:
         """Wait before the next try to read the ledger."""
-        if partition.number not in self._unread:
+        if self._unread.get(partition.number) != str(error):
             log.warning("ledger_not_read", partition=partition.number, error=str(error))
         self._unread[partition.number] = str(error)
         await asyncio.sleep(_RETRY_S)

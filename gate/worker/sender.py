@@ -21,6 +21,7 @@ from gate.worker.replies import Address, AddressBook, Reason, Unlisted
 _GIVE_UP_S: Final = 30.0  # of unknown outcomes while the broker takes other records
 _RETRY_S: Final = 0.25
 _RETRY_MAX_S: Final = 5.0
+_FORBIDDEN_LOG_S: Final = 60.0
 _DEAD_LETTER_BYTES: Final = 900_000  # below the broker's default limit of 1,048,588 bytes for a batch
 _RECORD_OVERHEAD: Final = 512  # about what key, headers and framing of a reply take
 
@@ -74,6 +75,7 @@ class ReplySender:
         self._on_done = on_done  # nothing is left to do for the ask
         self._broker_answered_at = time.monotonic()
         self._troubles: dict[tuple[str, int], str] = {}  # per partition of a reply topic, why it does not acknowledge right now
+        self._forbidden_logged_at = float("-inf")
         self.burying = 0  # dead letters that are not written yet; each keeps its record in memory
         self._batches: SelfClocked[tuple[str, int], _Outgoing] = SelfClocked(
             self._send_batch,
@@ -127,8 +129,11 @@ class ReplySender:
             self._troubles.pop(key, None)
             self._recorder.reply("rejected")
             self._out(batch[0].flight, Reason.REPLY_REJECTED)
-        except LogForbidden:
+        except LogForbidden as error:
             self._troubles.pop(key, None)
+            if time.monotonic() - self._forbidden_logged_at > _FORBIDDEN_LOG_S:
+                self._forbidden_logged_at = time.monotonic()
+                log.error("reply_forbidden", topic=topic, error=str(error))
             for out in batch:
                 self._recorder.reply("forbidden")
                 self._out(out.flight, Reason.REPLY_FORBIDDEN)

@@ -19,9 +19,11 @@ from gate.config import Settings
 from gate.errors import ConfigError, KafkaUnavailable
 from gate.kafka.connection import client_options
 from gate.kafka.consumer import ConsumerTrouble
+from gate.kafka.granted import missing_rights
 from gate.kafka.ledger import KafkaLedger
 from gate.kafka.partitioner import partition_of
 from gate.kafka.producer import BATCH_BYTES, BatchProducer
+from gate.kafka.rights import Role
 from gate.kafka.topics import TopicList, time_stamps
 from gate.ledger.ports import LogUnavailable
 from gate.metrics import Metrics
@@ -122,6 +124,8 @@ class Worker:
     async def _serve(self, stop: asyncio.Event) -> None:
         try:
             # 1. what is needed to answer
+            if problems := await missing_rights(self._settings, self._options, Role.WORKER):
+                raise ConfigError(problems)
             try:
                 for client in (self._topics, self._ledger, self._replies, self._dead_letters):
                     await client.start()

@@ -21,6 +21,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPa
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.record.util import calc_crc32c as crc32c
+from pydantic import SecretStr
 
 from gate.chain.loader import load_chain
 from gate.config import Settings
@@ -98,15 +99,20 @@ class Asker:
         partition: int | None = None,
     ) -> None:
         """Send one attempt and wait until the broker has it."""
-        builder = self._producer.create_batch()  # `send` refuses a record without key and value
         if partition is None and key is None:
             partition = 0
+        given = list((headers or {}).items())
         if partition is None or value is not None:
-            await self._producer.send_and_wait(
-                self.settings.attempts_topic, value, key=key, partition=partition, headers=list((headers or {}).items())
-            )
-            return
-        builder.append(timestamp=None, key=key, value=value, headers=list((headers or {}).items()))
+            await self._producer.send_and_wait(self.settings.attempts_topic, value, key=key, partition=partition, headers=given)
+        else:
+            await self.append(partition, value, headers=given, key=key)
+
+    async def append(
+        self, partition: int, value: bytes | None, *, headers: Sequence[tuple[str, bytes | None]], key: bytes | None
+    ) -> None:
+        """Send one attempt as it is: headers repeated, no key, no value; `send` of aiokafka refuses some of that."""
+        builder = self._producer.create_batch()
+        builder.append(timestamp=None, key=key, value=value, headers=list(headers))
         builder.close()
         await (await self._producer.send_batch(builder, self.settings.attempts_topic, partition=partition))
 
@@ -171,11 +177,12 @@ async def alter_topic(settings: Settings, topic: str, configs: dict[str, str]) -
         await admin.close()
 
 
-async def read_all(settings: Settings, topic: str) -> list[ConsumerRecord]:
-    """Return every record of a topic, partition by partition, in order."""
+async def read_all(settings: Settings, topic: str, *, options: Mapping[str, Any] | None = None) -> list[ConsumerRecord]:
+    """Return every record of a topic, partition by partition, in order; as whom `options` say."""
     count = await partitions_of(settings, topic)
     tps = [TopicPartition(topic, number) for number in range(count)]
-    consumer = AIOKafkaConsumer(bootstrap_servers=settings.bootstrap_servers, auto_offset_reset="earliest", fetch_max_wait_ms=20)
+    who = options or {"bootstrap_servers": settings.bootstrap_servers}
+    consumer = AIOKafkaConsumer(**who, auto_offset_reset="earliest", fetch_max_wait_ms=20)
     await consumer.start()
     try:
         consumer.assign(tps)
@@ -228,16 +235,22 @@ async def serving(settings: Settings, *, chain: Path = CHAIN) -> AsyncIterator[W
         running.result()
 
 
+def environment(settings: Settings) -> dict[str, str]:
+    """Return the variables by which a `gate` process gets these settings."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("GATE_")}
+    for name, value in settings.model_dump(exclude_defaults=True).items():
+        plain = value.get_secret_value() if isinstance(value, SecretStr) else value
+        environ[f"GATE_{name.upper()}"] = ",".join(plain) if isinstance(plain, tuple) else str(plain)
+    return environ
+
+
 class WorkerProcess:
     """`gate worker` as a process of its own, as a supervisor starts it."""
 
     def __init__(
         self, settings: Settings, folder: Path, *, chain: Path = CHAIN, program: Sequence[str] = GATE, **env: str
     ) -> None:
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("GATE_")}
-        for name, value in settings.model_dump(exclude_defaults=True).items():
-            environ[f"GATE_{name.upper()}"] = ",".join(value) if isinstance(value, tuple) else str(value)
-        environ |= {"GATE_CHAIN": str(chain), "GATE_LOG_FORMAT": "json", **env}
+        environ = environment(settings) | {"GATE_CHAIN": str(chain), "GATE_LOG_FORMAT": "json", **env}
         self._log = folder / f"worker-{time.monotonic_ns()}.log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,26 +21,6 @@ pytestmark = [pytest.mark.kafka, pytest.mark.skipif(shutil.which("openssl") is N
 
 OAUTH = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule"
 PLAIN = 'org.apache.kafka.common.security.plain.PlainLoginModule required user_gate="secret";'
-
-
-def openssl(*arguments: str, folder: Path) -> None:
-    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an authority, a broker's certificate for 127.0.0.1, a client's with a locked key, and a stranger's."""
-    folder = tmp_path_factory.mktemp("certificates")
-    days = ["-days", "2", "-newkey", "rsa:2048", "-nodes"]
-    for name in ("authority", "stranger"):
-        openssl("req", "-x509", *days, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.pem", folder=folder)
-    (folder / "names").write_text(f"subjectAltName=IP:{HOST}\n")
-    for name in ("broker", "client"):
-        openssl("req", *days[2:], "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr", folder=folder)
-        signing = ["-CA", "authority.pem", "-CAkey", "authority.key", "-CAcreateserial", "-days", "2", "-extfile", "names"]
-        openssl("x509", "-req", "-in", f"{name}.csr", *signing, "-out", f"{name}.pem", folder=folder)
-    openssl("pkcs8", "-topk8", "-in", "client.key", "-out", "client.locked", "-passout", "pass:hunter2", folder=folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,8 @@ import sys
 
 import pytest
 
+from gate.log import harmless
+
 LINES = """
 import logging, sys, warnings
 from gate import log
@@ -71,3 +73,18 @@ def test_until_it_is_configured_the_host_program_decides(caplog: pytest.LogCaptu
 
     assert "event='heard' logger_name='gate.client' n=1\n" == done.stderr
     assert "gate.client WARNING event='heard' logger_name='gate.client' n=2\n" == done.stdout
+
+
+@pytest.mark.parametrize("hostile", ["\x1bc", "a\x9b2Jb", "a\u202eb", "a\x07", "a\r"])
+def test_what_an_asker_wrote_cannot_steer_the_terminal(hostile: str) -> None:
+    program = f"from gate import log\nlog.configure('info', 'console')\nlog.get('x').info('denied', attempt_id={hostile!r})\n"
+
+    (line,) = run(program).stderr.split("\n")[:-1]
+
+    assert line.isprintable()
+    assert harmless(hostile) in line
+
+
+def test_what_is_harmless_stays_as_it_is() -> None:
+    assert "Zoë 日本 👋 a b" == harmless("Zoë 日本 👋 a b")
+    assert "one\ntwo\\x1b[m" == harmless("one\ntwo\x1b[m", keep="\n")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import inspect
 import sys
 import time
+import weakref
 from typing import Any
 
 import pytest
@@ -623,3 +625,28 @@ async def test_a_chain_says_what_it_is(run: Any) -> None:
     chain = await run.chain(sets_a, denies, timeout_s=5)
 
     assert "<Chain sets_a → denies, 5 s, sha256:>" == repr(chain)
+
+
+async def test_what_a_failing_action_raised_is_let_go_of_without_the_collector(run: Any) -> None:
+    """Its traceback holds the attempt, and the collector of a worker is slow to come."""
+
+    class Broken(Exception):
+        pass
+
+    raised: list[weakref.ref[Broken]] = []
+
+    async def fails(event: Event, api: Api) -> None:
+        error = Broken()
+        raised.append(weakref.ref(error))
+        try:
+            raise error
+        finally:
+            del error
+
+    gc.disable()
+    try:
+        outcome = await run(fails)
+        assert [FAILED] == [entry.outcome for entry in outcome.trace]
+        assert [None] == [error() for error in raised]
+    finally:
+        gc.enable()

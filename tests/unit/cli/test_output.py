@@ -52,3 +52,11 @@ def test_people_read_changes_and_warnings() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0.00612, "6.1 ms"), (0.9999, "999.9 ms"), (1.5, "1.50 s")])
 def test_durations(seconds: float, text: str) -> None:
     assert text == milliseconds(seconds)
+
+
+def test_a_decision_cannot_steer_the_terminal() -> None:
+    denial = {**DENIED["denial"], "user_message": "a\x1b[2Jb", "reason": "one\nattempt approved"}
+
+    lines = told(Decision.from_json({**DENIED, "denial": denial}))
+
+    assert [("message", "a\\x1b[2Jb"), ("cause", "validation_error: one\\nattempt approved")] == lines[:2]

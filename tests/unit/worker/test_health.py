@@ -1,11 +1,13 @@
 import asyncio
 import signal
 import socket
+import sys
 from dataclasses import dataclass, field
 
 import httpx
 import pytest
 
+from gate.config import Settings
 from gate.errors import ConfigError
 from gate.metrics import Metrics
 from gate.worker.health import HttpPort
@@ -90,3 +92,16 @@ async def test_an_idle_connection_does_not_hold_up_the_end(state: State) -> None
         _, writer = await asyncio.open_connection(port.host, port.port)
 
     writer.close()
+
+
+async def test_by_default_only_this_machine_reaches_it(state: State) -> None:
+    others = {str(address[4][0]) for address in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)}
+    others |= {"127.0.0.2"} if sys.platform == "linux" else set()  # loopback, too, but not the address that is listened on
+
+    async with HttpPort(Settings().http_host, 0, Metrics(), lambda: state) as port:
+        assert 200 == (await get(port, "/healthz")).status_code
+        for host in others - {"127.0.0.1"}:
+            with pytest.raises(OSError, match=r"refused|Connect call failed"):
+                await asyncio.open_connection(host, port.port)
+
+    assert "127.0.0.1" == Settings().http_host

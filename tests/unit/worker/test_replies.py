@@ -133,3 +133,10 @@ def test_address_is_always_one_that_the_broker_has_or_none(topic: str | None, pa
     else:
         assert address.topic not in {"attempts", "decisions", "dlq"}
         assert 0 <= address.partition < TOPICS[address.topic]
+
+
+@pytest.mark.parametrize("topic", ["__consumer_offsets", "__transaction_state", "__cluster_metadata"])
+def test_kafkas_own_topics_are_never_replied_to_whatever_the_patterns(topic: str) -> None:
+    everything = book("*", "__*", topic, partitions=lambda _: 50)
+
+    assert Address(None, 0, Reason.REPLY_TOPIC_NOT_ALLOWED) == everything.find(ask(topic))
