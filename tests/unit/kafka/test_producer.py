@@ -41,7 +41,8 @@ class RefusingClient:
 async def test_a_refused_batch_is_let_go_of_without_the_collector() -> None:
     """It may hold megabytes, and the collector of a worker is slow to come."""
     producer = BatchProducer({}, on_restart=lambda: None)
-    producer._client = client = RefusingClient()  # type: ignore[assignment]
+    client = RefusingClient()
+    producer._clients._use(client)  # type: ignore[arg-type]
     gc.disable()
     try:
         with pytest.raises(LogRejected):
