@@ -18,6 +18,7 @@ from hypothesis import settings as hypothesis_settings
 from gate.config import Settings
 from gate.kafka.embedded import EmbeddedKafka
 from gate.kafka.topics import create_topics
+from tests.faults.grants import PROPERTIES
 
 T = TypeVar("T")
 
@@ -45,7 +46,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def kafka() -> Iterator[EmbeddedKafka]:
     """The real broker of this test run. Tests that stop or pause it start one of their own instead."""
-    with EmbeddedKafka() as broker:
+    with EmbeddedKafka(properties=PROPERTIES) as broker:
         yield broker
 
 

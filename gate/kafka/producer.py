@@ -88,6 +88,7 @@ class BatchProducer:
                 future = await client.send_batch(builder, topic, partition=partition)
             await asyncio.wait({future}, timeout=_SEND_TIMEOUT_S)  # never cancels it: it may still land
             if not future.done():
+                future.add_done_callback(_take_notice)
                 raise TimeoutError
             metadata = future.result()
         except (MessageSizeTooLargeError, RecordListTooLargeError) as error:
@@ -142,3 +143,9 @@ class BatchProducer:
         task = asyncio.create_task(stop(), name="retire-producer")
         self._old.add(task)
         task.add_done_callback(self._old.discard)
+
+
+def _take_notice(sent: asyncio.Future[Any]) -> None:
+    """Hear how a batch ended that nobody waits for any more; asyncio would log an error without an owner."""
+    if not sent.cancelled():
+        sent.exception()

@@ -26,6 +26,7 @@ class BrokerClock:
         self._least: float | None = None  # of this slot
         self._least_before: float | None = None  # of the slot before
         self._skew = 0.0
+        self.known = False  # whether a broker has told its time
         self._second = -1
         self._prefix = ""
 
@@ -35,6 +36,7 @@ class BrokerClock:
 
     def acknowledged(self, broker_ms: int) -> None:
         """Learn from an append that the broker stamped just now."""
+        self.known = True
         if broker_ms < 0:  # the topic has the producers' time stamps: this says nothing of the broker's clock
             return
         own = self._own_ms()

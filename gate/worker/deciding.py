@@ -63,17 +63,24 @@ class Decider:
         ask = flight.ask
         if flight.event is None:
             return self.chain.not_run(Cause.INVALID_ATTEMPT)
-        left_ms = ask.deadline_ms - self._clock.now_ms()
-        if left_ms <= 0:
-            return self.chain.not_run(Cause.EXPIRED)
-        if self._settings.max_queue_ms is not None and self.queue_ms(flight) > self._settings.max_queue_ms:
-            return self.chain.not_run(Cause.OVERLOADED)
+        late = self.late(flight)
+        if late is not None:
+            return self.chain.not_run(late)
         try:
             event = Event.from_document(flight.event)
         except InvalidEvent as fault:
             ask.warnings.append(warning("invalid_attempt", str(fault)))
             return self.chain.not_run(Cause.INVALID_ATTEMPT)
-        return self.chain.run(event, attempt_id=flight.attempt_id, patience_s=max(0.0, left_ms / 1000 - ask.reserve_s))
+        left_s = (ask.deadline_ms - self._clock.now_ms()) / 1000
+        return self.chain.run(event, attempt_id=flight.attempt_id, patience_s=max(0.0, left_s - ask.reserve_s))
+
+    def late(self, flight: Flight) -> Cause | None:
+        """Return why the chain is not to run any more: it waited too long, by the broker's time as it is known now."""
+        if flight.ask.deadline_ms <= self._clock.now_ms():
+            return Cause.EXPIRED
+        if self._settings.max_queue_ms is not None and self.queue_ms(flight) > self._settings.max_queue_ms:
+            return Cause.OVERLOADED
+        return None
 
     def queue_ms(self, flight: Flight) -> float:
         """How long an attempt has waited since the broker stamped it; never negative."""

@@ -74,6 +74,7 @@ class Worker:
         self._helpers: set[asyncio.Task[None]] = set()
         self._miskeyed_logged_at = 0.0
         self._intake: Intake | None = None
+        self._doubted: list[tuple[Partition, Flight]] = []  # late by a clock that no broker has confirmed
         self.in_flight = 0
         recorder = self._recorder
         self._topics = TopicList(settings, bootstrap)
@@ -303,6 +304,8 @@ class Worker:
         return step
 
     def _start(self, partition: Partition, flight: Flight) -> None:
+        if not self._clock.known and self._doubts(partition, flight):
+            return
         result = self._decider.run(flight)
         if isinstance(result, Outcome):
             self._decided(partition, flight, result)
@@ -310,6 +313,22 @@ class Worker:
             assert self._tasks is not None
             flight.task = self._tasks.create_task(self._finish(partition, flight, result), name=f"chain {flight.source}")
             flight.task.add_done_callback(lambda _: result.close())  # cancelled before its first step it would stay unawaited
+
+    def _doubts(self, partition: Partition, flight: Flight) -> bool:
+        """Hold back what looks late before any broker has told the time: a fast clock would deny all that waits.
+
+        The first goes ahead; the acknowledgement of its decision tells the time.
+        """
+        if flight.event is None or self._decider.late(flight) is None:
+            return False
+        self._doubted.append((partition, flight))
+        return len(self._doubted) > 1
+
+    def _settle_doubts(self) -> None:
+        doubted, self._doubted = self._doubted[1:], []
+        for partition, flight in doubted:
+            if flight.stage is Stage.RUN:  # still ours, and not answered by somebody else's decision
+                self._start(partition, flight)
 
     async def _finish(self, partition: Partition, flight: Flight, chain: Coroutine[Any, Any, Outcome]) -> None:
         outcome = await chain
@@ -348,6 +367,8 @@ class Worker:
             self._scribe.append(partition, smaller)
 
     def _do(self, partition: Partition, work: Work) -> None:
+        if self._doubted and self._clock.known:
+            self._settle_doubts()
         for flight in work.cancelled:
             if flight.task is not None:
                 flight.task.cancel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import sys
 import tempfile
 import time
@@ -19,7 +20,8 @@ from rich.table import Table
 
 from gate.kafka.embedded import EmbeddedKafka
 
-from . import processes  # noqa: F401 - enters its faults
+from . import brokers, processes, topics  # noqa: F401 - they enter their faults
+from .grants import PROPERTIES
 from .matrix import FAULTS, Fault, run
 from .scene import Report
 
@@ -35,6 +37,8 @@ def main() -> int:
             out.print(f"{fault.row:>4}  {fault.name}", markup=False)
         return 0
     folder = arguments.keep or Path(tempfile.mkdtemp(prefix="gate-faults-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(filename=folder / "harness.log", level=logging.WARNING)  # aiokafka says a lot during an outage
     reports = asyncio.run(_run_all(chosen, folder, scale=arguments.scale))
     out.print(_table(reports))
     for report in reports:
@@ -64,7 +68,7 @@ async def _run_all(faults: Sequence[Fault], folder: Path, *, scale: float) -> li
             out.print(f"{time.strftime('%H:%M:%S')} {number}/{len(faults)} {fault.name}", markup=False)
             place = folder / f"{number:02}-{''.join(c if c.isalnum() else '-' for c in fault.name)}"
             if fault.kafka is None:
-                shared = shared or stack.enter_context(EmbeddedKafka())
+                shared = shared or stack.enter_context(EmbeddedKafka(properties=PROPERTIES))
                 report = await run(fault, shared, place, scale=scale)
             else:
                 report = await _run_on_its_own(fault, fault.kafka, place, scale=scale)

@@ -19,8 +19,9 @@ from aiokafka.errors import KafkaError
 
 from gate.config import Settings
 from gate.kafka.topics import create_topics
-from tests.integration.peers import WorkerProcess, alter_topic, lag, members
+from tests.integration.peers import WorkerProcess, lag, members
 
+from . import grants
 from .checker import Violation, check
 from .evidence import Evidence, Outcome, collect, dump
 from .failing import POINTS
@@ -191,13 +192,13 @@ class Scene:
 
     # -- Topics -----------------------------------------------------------------------------------------------------------
 
-    async def refuse_writes(self, topic: str) -> None:
-        """Make a topic refuse every record: more replicas must be in sync than there are."""
-        await alter_topic(self.settings, topic, {"min.insync.replicas": "2"})
+    async def forbid_writes(self, topic: str) -> None:
+        """Make a topic refuse every record: nobody has the right to write to it."""
+        await grants.forbid_writes(self.bootstrap, topic)
 
-    async def accept_writes(self, topic: str) -> None:
+    async def allow_writes(self, topic: str) -> None:
         """Let a topic take records again."""
-        await alter_topic(self.settings, topic, {"min.insync.replicas": "1"})
+        await grants.allow_writes(self.bootstrap, topic)
         self.mended()
 
     def mended(self) -> None:

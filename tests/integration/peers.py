@@ -29,6 +29,7 @@ from gate.metrics import Metrics
 from gate.worker.worker import Worker
 
 CHAIN = Path(__file__).parent / "chain"
+_OF_THE_TOPIC = 1  # https://kafka.apache.org/protocol, source of a setting: set for this topic
 GATE = (str(Path(sys.executable).parent / "gate"),)
 
 EVENT: dict[str, Any] = {
@@ -158,11 +159,14 @@ async def members(settings: Settings) -> int:
 
 
 async def alter_topic(settings: Settings, topic: str, configs: dict[str, str]) -> None:
-    """Change settings of a topic."""
+    """Change settings of a topic; all others stay as they are."""
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.bootstrap_servers)
     await admin.start()
     try:
-        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs=configs)])
+        (response,) = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
+        ((_, _, _, _, entries),) = response.resources
+        kept = {name: value for name, value, _, source, *_ in entries if source == _OF_THE_TOPIC}  # what is not named is reset
+        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs={**kept, **configs})])
     finally:
         await admin.close()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,8 +17,9 @@ import pytest
 from gate.config import Settings
 from gate.kafka.embedded import EmbeddedKafka
 from gate.kafka.topics import create_topics
+from tests.conftest import Eventually
 
-from .peers import Asker, Load, Start, WorkerProcess, body, event, lag, members, read_all
+from .peers import Asker, Load, Start, WorkerProcess, body, event, header, lag, members, read_all
 
 pytestmark = pytest.mark.kafka
 
@@ -73,6 +76,20 @@ async def test_attempts_partition_without_ledger_twin_is_refused_at_start(topics
 
     assert 2 == await worker.ended()
     assert "has 4 partitions and" in worker.log
+    assert_calm(worker)
+
+
+async def test_fast_clock_lets_no_more_than_the_first_attempt_expire(
+    asker: Asker, topics: Settings, start: Start, eventually: Eventually
+) -> None:
+    for number in range(20):  # they wait when the worker starts, and no broker has told it the time yet
+        await asker.submit(f"early-{number}", event(number=number))
+
+    worker = start(topics, program=(sys.executable, "-m", "tests.faults.failing"), PYTHONPATH=os.getcwd(), FAULTS_SKEW_S="300")
+
+    await eventually(lambda: len(asker.replies) == 20, within_s=30)
+    assert Counter(header(record, "gate-status") for record in asker.replies)[b"approved"] >= 19
+    assert 0 == await worker.end()
     assert_calm(worker)
 
 
