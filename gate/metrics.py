@@ -271,6 +271,7 @@ class Metrics(_Declarations):
     late_api_calls_total = _counter("Calls on an api after its action had returned; they are ignored")
     abandoned_threads_total = _counter("Threads given up because a plain `def` action did not come back in time")
     event_loop_lag_seconds = _histogram("How late the event loop ran a timer")
+    event_loop_tasks = _gauge("Tasks of the event loop: a number that only grows is a leak")
     event_loop_blocked_total = _counter(
         "Times that the event loop was blocked for 250 ms or more; action is empty where no action did it", "action"
     )

@@ -7,7 +7,6 @@ producer needs rebuilding after every lost batch (KAFKA.md section 4, 17).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Mapping
 from functools import partial
@@ -23,6 +22,7 @@ from aiokafka.errors import (
 )
 
 from gate.errors import ConfigError, KafkaUnavailable
+from gate.kafka.closing import stop_producer
 from gate.kafka.partitioner import partition_of
 from gate.model.wire import Message
 
@@ -185,11 +185,4 @@ class AttemptSender:
 
 
 async def _close(producer: AIOKafkaProducer) -> None:
-    with contextlib.suppress(Exception):  # what a broken producer says at its end helps nobody
-        try:
-            async with asyncio.timeout(CLOSE_S):
-                await producer.stop()
-        except BaseException:  # batches that no broker takes; `stop` knows no way to give them up
-            await producer._sender.close()  # noqa: SLF001 - the task that would try for ever
-            await producer.client.close()
-            raise
+    await stop_producer(producer, within_s=CLOSE_S)

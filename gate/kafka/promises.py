@@ -16,6 +16,8 @@ DAY_MS: Final = 24 * HOUR_MS
 CLOCKS_APART_MS: Final = 120_000
 """2 S of protocol/README.md: twice the allowance for clocks apart."""
 FOREVER: Final = -1  # as Kafka writes it in retention.ms and retention.bytes
+OFFSETS_TOPIC: Final = "__consumer_offsets"
+"""Where Kafka keeps what a group has committed; there once a group has joined."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,7 @@ def ledger_retention_ms(attempts_retention_ms: float, attempts_segment_ms: float
 
 
 def judge(settings: Settings, topics: Mapping[str, Topic]) -> list[Finding]:
-    """Return everything about the four topics that weakens a promise; `topics` holds those that exist."""
+    """Return everything that weakens a promise; `topics` holds those of the four, and OFFSETS_TOPIC, that exist."""
     attempts, ledger = topics.get(settings.attempts_topic), topics.get(settings.decisions_topic)
     replies, dlq = topics.get(settings.replies_topic), topics.get(settings.dlq_topic)
     findings: list[Finding] = []
@@ -76,6 +78,12 @@ def judge(settings: Settings, topics: Mapping[str, Topic]) -> list[Finding]:
             findings += _stamps(topic)
     if attempts and ledger:
         findings += _pair(settings, attempts, ledger)
+    if attempts and dlq and dlq.limit("max.message.bytes") < attempts.limit("max.message.bytes"):
+        wanted = f"at least {attempts.limit('max.message.bytes'):.0f}"
+        findings.append(dlq.finding("max.message.bytes", wanted, "the largest dead letters are kept without their value"))
+    if (offsets := topics.get(OFFSETS_TOPIC)) and offsets.replication < 3:
+        why = "with the broker that has them workers cannot join, and all attempts that are kept are answered again"
+        findings.append(offsets.finding("replication", "3 or more", why, found=offsets.replication))
     for topic, least_ms, why in (
         (attempts, HOUR_MS, "attempts are gone, unanswered, after an outage that lasts longer"),
         (replies, settings.max_timeout_ms, "a reply may be gone while its asker still waits (GATE_MAX_TIMEOUT_MS)"),
@@ -97,6 +105,9 @@ def _durability(topic: Topic, *, replicas: int) -> Iterator[Finding]:
         return
     if int(config["min.insync.replicas"]) < 2 and (replicas > 2 or topic.replication > 2):
         yield topic.finding("min.insync.replicas", 2, "an acknowledged record may be on a single broker (C1)")
+    if int(config["min.insync.replicas"]) >= topic.replication >= replicas:
+        why = "with one broker away nothing is written, and nobody is answered"
+        yield topic.finding("min.insync.replicas", topic.replication - 1, why)
     if config["unclean.leader.election.enable"] != "false":
         yield topic.finding("unclean.leader.election.enable", "false", "a replica that missed records may become the leader (C1)")
     if config["cleanup.policy"] != "delete":

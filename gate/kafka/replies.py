@@ -16,6 +16,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import ConsumerStoppedError, KafkaError
 
 from gate.errors import ConfigError, KafkaUnavailable
+from gate.kafka.closing import stop_consumer
 from gate.model.wire import Record
 
 _log = logging.getLogger(__name__)  # the client lives in other people's processes: they say where log lines go
@@ -31,9 +32,6 @@ STALL_CHECK_S: Final = 5.0
 
 BACKOFF_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 """Waits between attempts to build a consumer anew; the last one repeats."""
-
-CLOSE_S: Final = 5.0
-"""How long the closing of a consumer may take before it is left behind."""
 
 
 class ReplyReader:
@@ -71,11 +69,11 @@ class ReplyReader:
         try:
             ends = await self._ends(consumer)
         except KafkaError as error:
-            await _close(consumer)
+            await stop_consumer(consumer)
             address = self._options["bootstrap_servers"]
             raise KafkaUnavailable(f"{address} does not let us read {self._topic}: {type(error).__name__}: {error}") from error
         except BaseException:
-            await _close(consumer)
+            await stop_consumer(consumer)
             raise
         self._positions = ends
         self._assign(consumer, set(ends))
@@ -89,7 +87,7 @@ class ReplyReader:
         """Stop delivering; nothing is delivered after this returns. Idempotent."""
         self._stopping.set()
         if self._consumer is not None:
-            await _close(self._consumer)  # ends a poll that is waiting
+            await stop_consumer(self._consumer)  # ends a poll that is waiting
         for task in self._tasks:
             task.cancel()  # no poll is cancelled by this: that of a closed consumer has returned
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -107,7 +105,7 @@ class ReplyReader:
                 return
             _log.warning("reply reader of %s restarted: %s", self._topic, reason)
             self._consumer = None
-            await _close(consumer)
+            await stop_consumer(consumer)
             self.restarts += 1
             rebuilt = await self._rebuild()
             if rebuilt is None:
@@ -134,12 +132,12 @@ class ReplyReader:
                 await consumer.start()
                 self._assign(consumer, await self._partitions(consumer))
             except Exception:  # noqa: BLE001 - whatever it is, replies are waited for, and nobody else would try again
-                await _close(consumer)
+                await stop_consumer(consumer)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)])
                 attempt += 1
             except BaseException:
-                await _close(consumer)
+                await stop_consumer(consumer)
                 raise
             else:
                 return consumer
@@ -159,7 +157,7 @@ class ReplyReader:
             except Exception:  # noqa: BLE001, S112 - an outage, or a consumer that `_read` is replacing: neither is a stall
                 continue
             if before.items() & behind.items() and consumer is self._consumer:
-                await _close(consumer)
+                await stop_consumer(consumer)
             before = behind
 
     async def _behind(self, consumer: AIOKafkaConsumer) -> dict[int, int]:
@@ -201,11 +199,3 @@ class ReplyReader:
         consumer.assign([TopicPartition(self._topic, partition) for partition in sorted(partitions)])  # forgets all positions
         for partition in partitions:
             consumer.seek(TopicPartition(self._topic, partition), self._positions.setdefault(partition, 0))
-
-
-async def _close(consumer: AIOKafkaConsumer) -> None:
-    try:
-        async with asyncio.timeout(CLOSE_S):
-            await consumer.stop()
-    except Exception:  # noqa: BLE001 - a broken consumer stops half-way, before its connections
-        await consumer._client.close()  # noqa: SLF001 - there is no other way to them

@@ -15,7 +15,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from gate.config import Settings
 from gate.errors import ConfigError, KafkaUnavailable
 from gate.kafka.connection import REQUEST_TIMEOUT_MS, client_options, describe_topics, mapped_errors
-from gate.kafka.promises import DAY_MS, HOUR_MS, Finding, Topic, judge, ledger_retention_ms
+from gate.kafka.promises import DAY_MS, HOUR_MS, OFFSETS_TOPIC, Finding, Topic, judge, ledger_retention_ms
 from gate.kafka.topic_list import TopicList
 
 __all__ = ["Finding", "TopicList", "TopicMade", "check_topics", "create_topics"]
@@ -135,8 +135,8 @@ async def check_topics(settings: Settings, bootstrap: str) -> list[Finding]:
     names = (settings.attempts_topic, settings.decisions_topic, settings.replies_topic, settings.dlq_topic)
     async with _admin(settings, bootstrap, "describe topics") as admin:
         described = await describe_topics(admin)
-        existing = [name for name in names if name in described]
-        configs = await _configs(admin, existing)
+        existing = [name for name in (*names, OFFSETS_TOPIC) if name in described]
+        configs = await _configs(admin, [name for name in existing if name != OFFSETS_TOPIC])
     topics = {
         name: Topic(
             name=name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from gate import log as logs
@@ -67,6 +68,7 @@ class Recorder:
     def looped(self, late_s: float) -> None:
         """The event loop ran a timer so late."""
         self.metrics.event_loop_lag_seconds.observe(max(0.0, late_s))
+        self.metrics.event_loop_tasks.set(len(asyncio.all_tasks()))
 
     def blocked(self, action: str, seconds: float) -> None:
         """An action, or something else where its name is empty, has kept the event loop from turning."""

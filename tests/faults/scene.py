@@ -87,6 +87,7 @@ class Scene:
     # -- Life -------------------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
+        self.effects.unlink(missing_ok=True)  # of a run before this one in a folder that is kept
         await self.watch.__aenter__()
         return self
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from gate.config import Settings
-from gate.kafka.promises import Topic, judge
+from gate.kafka.promises import OFFSETS_TOPIC, Topic, judge
 
 SETTINGS = Settings()
 ATTEMPTS, LEDGER, REPLIES, DLQ = (
@@ -23,6 +23,7 @@ def good() -> dict[str, Topic]:
     config = {
         "cleanup.policy": "delete",
         "message.timestamp.type": "LogAppendTime",
+        "max.message.bytes": "1048588",
         "min.insync.replicas": "2",
         "retention.bytes": "-1",
         "retention.ms": str(WEEK),
@@ -59,6 +60,8 @@ def test_topics_that_keep_all_promises_have_no_finding():
         (LEDGER, "min.insync.replicas", 1, "2"),
         (ATTEMPTS, "min.insync.replicas", 1, "2"),
         (REPLIES, "min.insync.replicas", 1, "2"),
+        (LEDGER, "min.insync.replicas", 3, "2"),
+        (DLQ, "max.message.bytes", 1000, "at least 1048588"),
         (LEDGER, "unclean.leader.election.enable", "true", "false"),
         (ATTEMPTS, "unclean.leader.election.enable", "true", "false"),
         (LEDGER, "cleanup.policy", "compact", "delete"),
@@ -115,6 +118,13 @@ def test_replies_and_dead_letters_may_have_other_partition_counts_and_their_send
         topics[name] = change(change(topics[name], "partitions", 1), "message.timestamp.type", "CreateTime")
 
     assert [] == findings(topics)
+
+
+def test_the_groups_offsets_need_replicas_too():
+    for replication, expected in ((1, [(OFFSETS_TOPIC, "replication", "1", "3 or more")]), (3, [])):
+        offsets = Topic(name=OFFSETS_TOPIC, partitions=50, replication=replication, config=None)
+
+        assert expected == findings(good() | {OFFSETS_TOPIC: offsets})
 
 
 def test_missing_topics_are_named():
