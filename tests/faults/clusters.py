@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 
-from tests.integration.peers import lag
+from tests.integration.peers import WorkerProcess, lag
 
 from .cluster import Cluster
 from .load import patient
 from .matrix import fault
+from .network import everybody_told
 from .scene import Scene
 
 REPLICATION = 3
+
+
+async def _begin(scene: Scene) -> list[WorkerProcess]:
+    scene.afterwards.append(partial(everybody_told, scene))
+    return await scene.start(2)
 
 
 async def _moved(scene: Scene, topic: str, partition: int, *, away_from: int) -> int:
@@ -28,10 +35,16 @@ async def _moved(scene: Scene, topic: str, partition: int, *, away_from: int) ->
     return leader
 
 
-async def _back(scene: Scene, *numbers: int) -> None:
-    """Start nodes, and wait until nothing would be lost with any other."""
+async def _start(scene: Scene, *numbers: int) -> None:
+    began = time.monotonic()
     await asyncio.to_thread(scene.kafka.start, *numbers)
     scene.mended()
+    scene.facts["brokers start in"] = f"{time.monotonic() - began:.1f} s"
+
+
+async def _back(scene: Scene, *numbers: int) -> None:
+    """Start nodes, and wait until nothing would be lost with any other."""
+    await _start(scene, *numbers)
     await scene.until(scene.kafka.in_sync, "all replicas are in sync")
 
 
@@ -39,7 +52,7 @@ async def _back(scene: Scene, *numbers: int) -> None:
 async def leader_killed(scene: Scene) -> None:
     """Twice, under load: another replica leads, and the ledger has every decision that was acknowledged."""
     ledger = scene.settings.decisions_topic
-    await scene.start(2)
+    await _begin(scene)
     async with await scene.load(rate=60, ask=patient(60)):
         for turn in (1, 2):
             await scene.more_answers(100)
@@ -56,7 +69,7 @@ async def leader_killed(scene: Scene) -> None:
 @fault("the group's coordinator is killed, three brokers", row="7", kafka=Cluster, replication=REPLICATION)
 async def coordinator_killed(scene: Scene) -> None:
     """The group goes on with another one; commits resume, nobody is wedged."""
-    await scene.start(2)
+    await _begin(scene)
     async with await scene.load(rate=60, ask=patient(60)):
         await scene.more_answers(100)
         coordinator = await scene.kafka.coordinator_of(scene.settings.group_id)
@@ -86,7 +99,7 @@ async def _committing(scene: Scene) -> bool:
 @fault("rolling restart of three brokers", row="6", kafka=Cluster, replication=REPLICATION)
 async def rolled(scene: Scene) -> None:
     """Each shuts down in order and comes back in sync before the next; nobody waits long."""
-    await scene.start(2)
+    await _begin(scene)
     async with await scene.load(rate=60, ask=patient(60)):
         await scene.more_answers(100)
         for number in scene.kafka.nodes:
@@ -103,7 +116,7 @@ async def rolled(scene: Scene) -> None:
 @fault("two of three brokers are away for 20 s", row="6", kafka=Cluster, replication=REPLICATION, default_timeout_ms=90_000)
 async def two_away(scene: Scene) -> None:
     """Too few replicas for the ledger: nobody is answered and the gate says so; all are answered when they are back."""
-    workers = await scene.start(2)
+    workers = await _begin(scene)
     async with await scene.load(rate=40, ask=patient(90)):
         await scene.more_answers(100)
         gone = [2, 3]
@@ -120,8 +133,8 @@ async def two_away(scene: Scene) -> None:
             scene.complaints.append(f"{scene.answered - before} were answered while no decision could be written")
         if any(worker.readiness()[0] == 200 for worker in workers):
             scene.complaints.append("a worker says that it is ready while no decision can be written")
+        await _start(scene, *gone)
         began = time.monotonic()
-        await _back(scene, *gone)
         await scene.until(lambda: scene.answered > before, "somebody is told")
         scene.facts["first answer after their start"] = f"{time.monotonic() - began:.1f} s"
         for worker in workers:

@@ -23,6 +23,7 @@ from .scene import Scene
 async def _proxied(scene: Scene) -> AsyncIterator[tuple[Proxy, Settings]]:
     """Return a proxy and settings that go through it; whoever used them has ended in order when it goes."""
     async with scene.kafka.proxy() as proxy:
+        scene.afterwards.append(partial(everybody_told, scene))
         yield proxy, scene.settings.model_copy(update={"bootstrap_servers": proxy.address})
         await proxy.heal()
         await scene.quiet()
@@ -31,6 +32,13 @@ async def _proxied(scene: Scene) -> AsyncIterator[tuple[Proxy, Settings]]:
         for worker in scene.workers:
             await scene.end(worker)
     scene.facts.update(proxy.counts)
+
+
+def everybody_told(scene: Scene, evidence: Evidence) -> None:
+    """Complain of those who waited longer than the fault lasted and were told nothing."""
+    untold = sum(ask.outcome is Outcome.UNKNOWN and ask.ended_ms - ask.sent_ms > 1000 for ask in evidence.asks)
+    if untold:
+        scene.complaints.append(f"{untold} askers were told nothing although they waited longer than the fault lasted")
 
 
 # -- Lost answers -------------------------------------------------------------------------------------------------------
