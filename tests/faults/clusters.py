@@ -9,6 +9,7 @@ from functools import partial
 from tests.integration.peers import WorkerProcess, lag
 
 from .cluster import Cluster
+from .evidence import Evidence
 from .load import patient
 from .matrix import fault
 from .network import everybody_told
@@ -140,3 +141,10 @@ async def two_away(scene: Scene) -> None:
         for worker in workers:
             await scene.worker_ready(worker)
         await scene.more_answers(200)
+    scene.afterwards.append(partial(_nothing_given_up, scene))
+
+
+def _nothing_given_up(scene: Scene, evidence: Evidence) -> None:
+    """Complain of replies that were given up although the brokers came back."""
+    if evidence.dead_letters:
+        scene.complaints.append(f"{len(evidence.dead_letters)} replies were given up during an outage that ended")

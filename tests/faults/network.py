@@ -30,7 +30,8 @@ async def _proxied(scene: Scene) -> AsyncIterator[tuple[Proxy, Settings]]:
         for client in scene.clients:
             await client.close()
         for worker in scene.workers:
-            await scene.end(worker)
+            if worker.process.poll() is None:
+                await scene.end(worker)
     scene.facts.update(proxy.counts)
 
 
@@ -114,6 +115,25 @@ async def slow_and_shaky(scene: Scene) -> None:
             await scene.more_answers(100)
             await scene.flow(30)
             await scene.until(lambda: proxy.counts["resets"] >= 5, "connections are reset")
+
+
+@fault("SIGTERM to one worker after the other, 50 ms away", row="3", kafka=ProxiedKafka)
+async def stopped_far_away(scene: Scene) -> None:
+    """The second is told to stop while it takes over from the first: both go within their grace."""
+    async with _proxied(scene) as (proxy, through):
+        proxy.latency_s = 0.05
+        for turn in range(max(2, round(4 * scene.scale))):
+            pair = await scene.start(2, settings=through)
+            async with await scene.load(rate=40):
+                await scene.more_answers(50)
+            await scene.end(pair[0])
+            await asyncio.sleep(0.1 * (turn + 1))
+            began = time.monotonic()
+            await scene.end(pair[1])
+            took = time.monotonic() - began
+            scene.facts[f"stop {turn + 1}"] = f"{took:.1f} s"
+            if took > scene.settings.shutdown_grace_s:
+                scene.complaints.append(f"a worker took {took:.1f} s to stop; its grace is {scene.settings.shutdown_grace_s:g} s")
 
 
 @fault("all connections are reset four times a second", row="21", kafka=ProxiedKafka)
