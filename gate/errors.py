@@ -8,6 +8,7 @@ GateError
 ├── InvalidEvent             the value of an attempt is not a readable event               exit 2
 ├── KafkaUnavailable         no broker answers at the address                              exit 3
 │   └── EmbeddedBrokerError  the broker we start ourselves does not come up
+├── WorkerLost               a task of the worker ended although nobody asked for it       exit 1
 ├── ClientClosed             the client is not open, or was closed while an ask waited
 └── AskTimeout               no reply came in time; the decision is unknown, not denied    exit 4
 """
@@ -72,6 +73,13 @@ class KafkaUnavailable(GateError):
 
 class EmbeddedBrokerError(KafkaUnavailable):
     """The embedded broker could not be started; the message says what to install or to set."""
+
+
+class WorkerLost(GateError):
+    """The worker cannot go on, and its process ends: whoever supervises it starts it again, and nothing is lost."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"the worker cannot go on: {what} although nobody asked for it; start it again, nothing is lost")
 
 
 class ClientClosed(GateError):

@@ -8,6 +8,7 @@ it and follows its `on_error`. Calls after the action has returned are ignored a
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from gate.chain import metadata
@@ -56,6 +57,7 @@ class Access:
 
         if effects.denial is None:
             effects.denial = effects.action.redact(reason), user_message
+            effects.denied_at_s = time.monotonic()
 
         return self._api
 

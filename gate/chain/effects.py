@@ -29,6 +29,7 @@ class Effects:
     closed = False
     untouched = True  # nothing was commanded
     denial: tuple[str, str | None] | None = None  # the first: reason, user message
+    denied_at_s = 0.0  # time.monotonic() of that
     errors: list[dict[str, str]] | None = None
     changes: dict[str, dict[str, Any]] | None = None  # of user_metadata and app_metadata, by key
     user_id: str | None = None

@@ -9,6 +9,7 @@ from typing import Self
 
 from gate.chain import capture, leftovers
 from gate.chain.cache import Cache
+from gate.chain.caller import CallerGuard
 from gate.chain.http import HttpPool
 from gate.chain.threads import DaemonThreads
 from gate.chain.watchdog import OnBlocked, Watchdog
@@ -41,6 +42,7 @@ class Resources:
         self.threads = DaemonThreads(sync_threads)
         self.cache = Cache()
         self.watchdog = Watchdog(on_blocked)
+        self.caller = CallerGuard()  # entered around many attempts, it need not be entered for each
         self._quiet = ExitStack()
 
     def __repr__(self) -> str:

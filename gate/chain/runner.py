@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 
 from gate.chain.action import DEFAULT_TIMEOUT_S, Action
 from gate.chain.api import Api
+from gate.chain.caller import CallerGuard
 from gate.chain.effects import Effects, current
 from gate.chain.places import place_in_action
 from gate.chain.resources import Resources
@@ -132,6 +133,7 @@ class Chain:
         outcome = run.outcome
         resources = self._resources
         outer = _get_effects()
+        guard = CallerGuard().__enter__() if resources is None or not resources.caller.active else None
         position = run.position
         now = _monotonic()
 
@@ -169,6 +171,9 @@ class Chain:
                     break
         finally:
             _set_effects(outer)
+
+            if guard is not None:
+                guard.__exit__()
 
         if outcome.denial is not None:
             self._not_reached(outcome, position)

@@ -105,7 +105,8 @@ def settle(
     elif timed_out:
         trace.error, trace.error_at = "TimeoutError", effects.cut_at
 
-    if effects.denial is not None:  # stands whatever came after it (rule 4)
+    # What was denied in time stands whatever came after it (rule 4); what was denied too late never was.
+    if effects.denial is not None and effects.denied_at_s <= min(run.deadline_s, own_limit_s):
         reason, user_message = effects.denial
         trace.outcome = ActionOutcome.DENIED
         return deny(outcome, _worded(Cause.ACCESS_DENIED, reason, user_message, action, effects))

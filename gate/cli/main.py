@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from gate.cli import ask, check, config, demo, dev, load, schema, topics, trial, worker
+from gate.cli import ask, check, config, demo, dev, dlq, load, schema, topics, trial, worker
 from gate.cli.output import fail
 from gate.errors import GateError
 
@@ -48,6 +48,7 @@ app.command(rich_help_panel=EVERYTHING_HERE)(dev.dev)
 app.command(rich_help_panel=ATTEMPTS)(worker.worker)
 app.command(rich_help_panel=ATTEMPTS)(ask.ask)
 app.command(rich_help_panel=ATTEMPTS)(load.load)
+app.add_typer(dlq.app, name="dlq", rich_help_panel=ATTEMPTS)
 app.command("test", rich_help_panel=CHECKING)(trial.trial)
 app.command(rich_help_panel=CHECKING)(check.check)
 app.command(rich_help_panel=CHECKING)(config.config)

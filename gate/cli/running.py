@@ -38,10 +38,14 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     leaving: list[threading.Timer] = []
 
     async def work() -> T:
-        result = await coroutine
-        leaving.append(threading.Timer(LEFT_BEHIND_S, _leave, (result if isinstance(result, int) else 0,)))
-        leaving[0].daemon = True
-        leaving[0].start()
+        code = 1
+        try:
+            result = await coroutine
+            code = result if isinstance(result, int) else 0
+        finally:
+            leaving.append(threading.Timer(LEFT_BEHIND_S, _leave, (code,)))
+            leaving[0].daemon = True
+            leaving[0].start()
         return result
 
     try:

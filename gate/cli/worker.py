@@ -76,9 +76,12 @@ class _Starting:
 
 
 async def _serve(settings: Settings, chain: Chain) -> None:
+    import asyncio
+
     from gate import log
     from gate.chain.loader import chain_files
     from gate.cli.running import on_hangup, or_stopped, stop_on_signals
+    from gate.errors import WorkerLost
     from gate.kafka.connection import resolve_bootstrap, wait_for_kafka
     from gate.metrics import Metrics
     from gate.worker.health import HttpPort
@@ -113,6 +116,10 @@ async def _serve(settings: Settings, chain: Chain) -> None:
             if not await or_stopped(wait_for_kafka(settings, bootstrap), stop):
                 return
             serving = Worker(settings, bootstrap, chain, metrics)
-            async with reloader.serving(serving):
-                await serving.run(stop)
+            try:
+                async with reloader.serving(serving):
+                    await serving.run(stop)
+            except asyncio.CancelledError:  # signals set the event: whoever cancels this is an action
+                logger.critical("worker_lost", task="main", what="was cancelled", note="the process ends")
+                raise WorkerLost("the main task was cancelled") from None
     logger.info("worker_stopped")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
@@ -13,6 +13,9 @@ from aiokafka.errors import GroupAuthorizationFailedError, InvalidSessionTimeout
 from gate.errors import ConfigError
 from gate.kafka.closing import stop_consumer
 from gate.model.wire import Record
+
+METADATA_MAX_AGE_MS: Final = 15_000
+"""How soon a partition that was added is seen."""
 
 _NONE = TopicPartition("__none__", 0)  # polling it returns nothing and counts as a poll (KAFKA.md section 4, 7)
 
@@ -73,7 +76,7 @@ class AttemptsConsumer:
             rebalance_timeout_ms=session_timeout_ms,
             fetch_max_wait_ms=50,
             max_partition_fetch_bytes=1024 * 1024,
-            metadata_max_age_ms=30_000,
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
             request_timeout_ms=max(30_000, 2 * session_timeout_ms),
         )
 
@@ -135,6 +138,13 @@ class AttemptsConsumer:
         with _mapped():
             offset: int = await self._client.position(TopicPartition(self._topic, partition))
             return offset
+
+    async def positions(self, partitions: Iterable[int]) -> dict[int, int]:
+        """Return the offset of the next record of each partition that is assigned right now."""
+        assigned = self._client.assignment()
+        tps = [tp for number in partitions if (tp := TopicPartition(self._topic, number)) in assigned]
+        with _mapped():
+            return {tp.partition: await self._client.position(tp) for tp in tps}
 
     async def ends(self, partitions: Iterable[int]) -> dict[int, int]:
         """Return the high watermark of each partition."""

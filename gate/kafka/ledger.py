@@ -18,13 +18,15 @@ from gate.model.wire import Message, read_ledger
 
 _READ_WAIT_MS = 200
 _FETCH_WAIT_MS = 20  # with another partition long-polling a read takes as long as this (protocol/README.md)
+_TURN_S = 15.0  # longer than one request may take
 _FETCH_BYTES = 4 * 1024 * 1024
 
 
 class KafkaLedger:
     """One topic, one producer, one group-less reader that is assigned once to all partitions, all paused.
 
-    A read is seek, resume, fetch, pause: 3-7 ms (protocol/README.md). Reads take turns.
+    A read is seek, resume, fetch, pause: 3-7 ms (protocol/README.md). Reads take turns. Partitions that the topic gets later
+    are served, too: the reader is made anew when there are more than it knows.
     """
 
     def __init__(
@@ -37,7 +39,7 @@ class KafkaLedger:
         self._reader: AIOKafkaConsumer | None = None
         self._turn = asyncio.Lock()
         self._count = count  # how many partitions the topic has, 0 if it does not exist
-        self.partitions = 0
+        self._assigned = 0  # how many of them the reader has
 
     async def start(self) -> None:
         """Connect; raise LogUnavailable where no broker answers."""
@@ -97,10 +99,13 @@ class KafkaLedger:
         """Take a turn with the reader; after an error that is not about offsets it is made anew."""
         async with self._turn:
             try:
-                if self._reader is None:
-                    await self._connect()
-                assert self._reader is not None
-                yield self._reader
+                async with asyncio.timeout(_TURN_S):  # a reader that hangs is thrown away: its calls may be cancelled
+                    if self._count() > self._assigned:
+                        await self._disconnect()
+                    if self._reader is None:
+                        await self._connect()
+                    assert self._reader is not None
+                    yield self._reader
             except (KafkaError, TimeoutError, OSError) as error:
                 await self._disconnect()
                 self._on_restart("ledger_reader")
@@ -119,8 +124,8 @@ class KafkaLedger:
         )
         try:
             await reader.start()
-            self.partitions = self._count()
-            tps = [TopicPartition(self._topic, number) for number in range(self.partitions)]
+            self._assigned = self._count()
+            tps = [TopicPartition(self._topic, number) for number in range(self._assigned)]
             reader.assign(tps)
             reader.pause(*tps)
         except BaseException:

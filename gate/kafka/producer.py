@@ -97,7 +97,10 @@ class BatchProducer:
             raise LogForbidden(type(error).__name__) from error
         except UnknownTopicOrPartitionError as error:
             raise LogUnavailable(type(error).__name__) from error
-        except (KafkaError, TimeoutError, AssertionError, OSError) as error:
+        except AssertionError as error:  # a partition that was added after the client has looked
+            client.client.force_metadata_update()
+            raise LogUnavailable(f"{topic} has no partition {partition} yet") from error
+        except (KafkaError, TimeoutError, OSError) as error:
             retriable = isinstance(error, KafkaError) and getattr(error, "retriable", False)
             if not retriable:
                 await self._restart(client, type(error).__name__)

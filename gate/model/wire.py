@@ -62,6 +62,19 @@ class Record(Protocol):
     headers: Sequence[tuple[str, bytes]]
 
 
+@dataclass(slots=True, kw_only=True)
+class PlainRecord:
+    """A record put together from what is known of it: the `Record` where no consumer returned one."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+
+
 class Message(NamedTuple):
     """One record to be produced."""
 

@@ -39,6 +39,10 @@ class SelfClocked(Generic[Key, Item]):
         self._spawn = spawn
         self._name = name
         self._queues: dict[Key, deque[Item]] = {}
+        self._sending = 0  # items of the batches that are on their way
+
+    def __len__(self) -> int:
+        return self._sending + sum(map(len, self._queues.values()))
 
     def __repr__(self) -> str:
         return f"<SelfClocked {self._name}: {sum(map(len, self._queues.values()))} queued for {len(self._queues)} keys>"
@@ -57,5 +61,7 @@ class SelfClocked(Generic[Key, Item]):
             room = self._max_bytes - self._size_bytes(batch[0])
             while queue and (room := room - self._size_bytes(queue[0])) >= 0:
                 batch.append(queue.popleft())
+            self._sending += len(batch)
             await self._send(key, batch)
+            self._sending -= len(batch)
         del self._queues[key]

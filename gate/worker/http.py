@@ -42,7 +42,9 @@ class HttpServer:
     ) -> None:
         self._server.should_exit = True
         if self._serving is not None:
-            await self._serving
+            await asyncio.wait({self._serving})
+            if not self._serving.cancelled():  # by whoever cancels everything: that is no failure of ours
+                self._serving.result()
 
 
 class _Server(uvicorn.Server):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 from gate import log as logs
@@ -16,6 +17,7 @@ from gate.model.wire import Record
 from gate.worker.batches import Spawn
 from gate.worker.clock import BrokerClock
 from gate.worker.partitions import CLOCK_ALLOWANCE_MS, Partition, Step, Work
+from gate.worker.progress import Deliveries
 from gate.worker.recorder import Recorder
 from gate.worker.scribe import LedgerScribe
 
@@ -32,6 +34,7 @@ _ERRORS_BEFORE_RESTART: Final = 3
 _LAST_POLL_S: Final = 3.0
 _LOST_S: Final = 10.0  # after so much silence more the consumer is made anew: some of its states never heal
 _PULSE_S: Final = 1.0
+_HOPELESS_RESTARTS: Final = 3  # new consumers in a row that bring nothing either: only a new process may
 _SILENT_S: Final = 3.0  # no answer for so long is an outage
 
 log = logs.get(__name__)
@@ -49,10 +52,11 @@ class Intake:
         clock: BrokerClock,
         recorder: Recorder,
         spawn: Spawn,
-        ledger_partitions: int,
+        ledger_partitions: Callable[[int], int],
         room: Callable[[], int],
         on_record: Callable[[Partition, Record], Step],
         on_work: Callable[[Partition, Work], None],
+        caller: AbstractContextManager[object],
     ) -> None:
         self._settings = settings
         self._options = options
@@ -60,10 +64,11 @@ class Intake:
         self._clock = clock
         self._recorder = recorder
         self._spawn = spawn
-        self._ledger_partitions = ledger_partitions
+        self._ledger_partitions = ledger_partitions  # how many there are, looked up anew where there should be more
         self._room = room
         self._on_record = on_record
         self._on_work = on_work
+        self._caller = caller  # around what runs actions by hand (`gate.chain.caller`)
         self._consumer: AttemptsConsumer | None = None
         self._stopping = False
         self._polling = asyncio.Lock()
@@ -76,6 +81,11 @@ class Intake:
         self._trouble: str | None = None
         self._broken = False  # the consumer has to be made anew
         self._silent = False
+        self._replacing = False
+        self._deliveries = Deliveries()
+        self._delivered = self._delivered_before = 0  # polls that brought something; the same at the last look
+        self._stalled: str | None = None  # why the consumer was replaced, until attempts arrive again
+        self._stalls = 0  # times in a row
         self._poll_limit: asyncio.Timeout | None = None  # of the poll that runs
         self._rebalance_began: float | None = None
         self.partitions: dict[int, Partition] = {}
@@ -91,15 +101,35 @@ class Intake:
             yield f"attempts cannot be received: {self._trouble}"
         if self._silent:
             yield f"Kafka has not answered for {_SILENT_S:g} s"
-        if not self._assigned:
-            yield "no partitions assigned yet"
+        if self._stalled is not None:
+            yield self._stalled
+        if self._replacing:
+            yield "the consumer is being replaced"
+        elif not self._assigned:
+            yield "no partitions assigned yet" if self._rebalance_began is None else "the group is being rebalanced"
         for number in sorted(self._unserved):
             yield f"attempts partition {number} has no partition {number} in {self._settings.decisions_topic}"
         reading = [partition.number for partition in self.partitions.values() if partition.offsets.owned and not partition.ready]
         if reading:
             yield f"reading the ledger back for partitions {', '.join(map(str, sorted(reading)))}"
+        for partition in self.partitions.values():
+            if partition.offsets.owned and partition.offsets.span >= self._settings.max_span:
+                yield (
+                    f"partition {partition.number}: the attempt at offset {partition.offsets.base} is not done, and "
+                    f"GATE_MAX_SPAN={self._settings.max_span} were taken after it"
+                )
         if self._full():
             yield f"the ledger table holds GATE_LEDGER_ENTRIES_MAX={self._settings.ledger_entries_max} entries"
+
+    @property
+    def partitions_seen(self) -> int:
+        """How many partitions the attempts topic has at least."""
+        return max((*self.partitions, *self._unserved), default=-1) + 1
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether only another process may help: several new consumers in a row have brought nothing."""
+        return self._stalls >= _HOPELESS_RESTARTS
 
     # -- Life -------------------------------------------------------------------------------------------------------------
 
@@ -132,10 +162,12 @@ class Intake:
             partition.held.clear()
 
     async def leave(self) -> None:
-        """Commit what is complete and leave the group."""
-        await self._commit()
+        """Commit what is complete and leave the group. Idempotent."""
         if self._consumer is not None:
-            await self._consumer.stop()
+            await self._commit()
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await consumer.stop()
 
     def make_room(self) -> None:
         """An attempt is through."""
@@ -164,6 +196,9 @@ class Intake:
                     finally:
                         self._poll_limit = None
                 errors, delay_s, self._trouble = 0, _RETRY_S, None
+            except asyncio.CancelledError:
+                self._broken = True  # what a poll has received when it is cut off is lost, and the client is not whole any more
+                raise
             except TimeoutError:  # by the pulse: the consumer is thrown away, so its poll may be cancelled
                 await self._restart()
             except ConsumerTrouble as error:
@@ -179,7 +214,10 @@ class Intake:
     async def _poll(self) -> None:
         if self._broken:
             await self._restart()
-        assert self._consumer is not None
+        if self._consumer is None:  # the end came first
+            return
+        if self._unserved and min(self._unserved) < self._ledger_partitions(max(self._unserved) + 1):
+            await self._serve_twins()
         for number in [number for number, found in self._first.items() if not found.done()]:
             self._receive(await self._fetch([number], max_records=1, timeout_ms=0))
         self._take_held()
@@ -188,11 +226,7 @@ class Intake:
             await self.room_made(_KEEP_ALIVE_S)
             await self._consumer.keep_alive()
             return
-        ready = [
-            partition.number
-            for partition in self.partitions.values()
-            if partition.ready and not partition.held and partition.offsets.span < self._settings.max_span
-        ]
+        ready = self._ready()
         preparing = any(partition.offsets.owned and not partition.ready for partition in self.partitions.values())
         wait_ms = _POLL_NOT_READY_MS if preparing else _POLL_MS
         if not ready:
@@ -205,6 +239,14 @@ class Intake:
             most = 1
         self._receive(await self._fetch(ready, max_records=most, timeout_ms=wait_ms))
         await asyncio.sleep(0)
+
+    def _ready(self) -> list[int]:
+        """Return the partitions that attempts may be taken from."""
+        return [
+            partition.number
+            for partition in self.partitions.values()
+            if partition.ready and not partition.held and partition.offsets.span < self._settings.max_span
+        ]
 
     async def _fetch(self, numbers: list[int], *, max_records: int, timeout_ms: int) -> Mapping[int, list[Record]]:
         """Poll; where a record cannot be parsed, take what stands before it one by one, then step over it."""
@@ -245,6 +287,8 @@ class Intake:
 
         Dropping is safe there: `on_assigned` seeks to the committed offset afterwards, so they come again.
         """
+        if batches:
+            self._delivered += 1
         for number, records in batches.items():
             partition = self.partitions.get(number)
             if partition is None or not partition.offsets.owned or self._rebalance_began is not None:
@@ -261,12 +305,13 @@ class Intake:
 
     def _take_from(self, partition: Partition) -> None:
         held = partition.held
-        while held and partition.ready and self._room() > 0:
-            record = held.popleft()
-            if self._on_record(partition, record) is Step.EXTEND:
-                held.appendleft(record)
-                log.info("ledger_read_further_back", partition=partition.number)
-                self._prepare(partition)
+        with self._caller:
+            while held and partition.ready and self._room() > 0:
+                record = held.popleft()
+                if self._on_record(partition, record) is Step.EXTEND:
+                    held.appendleft(record)
+                    log.info("ledger_read_further_back", partition=partition.number)
+                    self._prepare(partition)
 
     async def feel_pulse_forever(self) -> None:
         """Ask the leaders of our partitions for their ends: while no broker answers, aiokafka's polls just return nothing.
@@ -279,7 +324,7 @@ class Intake:
             if consumer is None:
                 continue
             ours = [partition.number for partition in self.partitions.values() if partition.offsets.owned]
-            question = asyncio.create_task(consumer.ends(ours or [0]), name="pulse")
+            question = asyncio.create_task(self._look(consumer, ours or [0]), name="look")
             answered, _ = await asyncio.wait({question}, timeout=_SILENT_S)
             if not answered:
                 self._hear(silent=True)
@@ -290,7 +335,32 @@ class Intake:
                     log.warning("consumer_lost", silent_s=_SILENT_S + _LOST_S)
                     self._poll_limit.reschedule(asyncio.get_running_loop().time())
                 continue
-            self._hear(silent=question.cancelled() or question.exception() is not None)
+            silent = question.cancelled() or question.exception() is not None
+            self._hear(silent=silent)
+            if not silent and consumer is self._consumer:
+                self._watch(question.result())
+
+    async def _look(self, consumer: AttemptsConsumer, ours: list[int]) -> dict[int, int]:
+        """Return the positions of the partitions that attempts wait in and can be taken from."""
+        ends = await consumer.ends(ours)
+        if self._stopping or self._rebalance_began is not None or self._room() <= 0 or self._full():
+            return {}
+        with contextlib.suppress(ConsumerTrouble):  # taken away in this moment
+            positions = await consumer.positions(self._ready())
+            return {number: position for number, position in positions.items() if position < ends.get(number, 0)}
+        return {}
+
+    def _watch(self, waiting: Mapping[int, int]) -> None:
+        """Replace a consumer that stands still although attempts wait (KAFKA.md section 4, 14)."""
+        if self._delivered != self._delivered_before:
+            self._delivered_before, self._stalls, self._stalled = self._delivered, 0, None
+        still = self._deliveries.look(waiting, self._delivered)
+        if still and self._poll_limit is not None:
+            self._deliveries.begin_anew()
+            self._stalls += 1
+            self._stalled = f"attempts wait in partitions {', '.join(map(str, still))} and do not arrive"
+            log.error("consumer_stalled", partitions=still, times=self._stalls, note="it is replaced")
+            self._poll_limit.reschedule(asyncio.get_running_loop().time())
 
     def _hear(self, *, silent: bool) -> None:
         if silent and not self._silent:
@@ -305,7 +375,7 @@ class Intake:
     async def _restart(self) -> None:
         """Replace a consumer that does not recover by itself (KAFKA.md section 4, 14)."""
         broken, self._consumer = self._consumer, None
-        self._broken = False
+        self._broken, self._replacing = False, True
         self._recorder.restarted("consumer")
         self._pause()
         if broken is not None:
@@ -340,9 +410,13 @@ class Intake:
 
     async def on_assigned(self, partitions: Collection[int]) -> None:
         """Adopt what is still ours, drop what is not, and read the ledger back for what is new."""
-        assert self._consumer is not None
-        served = [number for number in partitions if number < self._ledger_partitions]
+        if self._consumer is None:  # we leave, or the one that is told of this is being replaced
+            return
+        count = self._ledger_partitions(max(partitions, default=0) + 1)
+        served = [number for number in partitions if number < count]
         self._unserved = set(partitions) - set(served)
+        for number in sorted(self._unserved):
+            log.error("partition_not_served", partition=number, mend=f"add partitions to {self._settings.decisions_topic}")
         try:
             positions = await self._consumer.committed(served)
         except ConsumerTrouble as error:
@@ -353,20 +427,36 @@ class Intake:
             if partition.offsets.owned and number not in positions:
                 self._on_work(partition, partition.lose())
         for number, position in positions.items():
-            known = self.partitions.get(number)
-            partition = known or Partition(
-                number,
-                window_ms=self._settings.window_ms,
-                bodies_max=max(1, self._settings.ledger_bodies // max(1, self._ledger_partitions)),
-            )
-            self.partitions[number] = partition
-            self._consumer.seek(number, position)
-            partition.assign(position)
-            self._prepare(partition)
+            self._begin(number, position)
         self._assigned = True
+        self._replacing = False
         began, self._rebalance_began = self._rebalance_began, None
-        self._recorder.rebalanced(0.0 if began is None else time.monotonic() - began, len(positions))
+        self._recorder.rebalanced(0.0 if began is None else time.monotonic() - began, len(partitions))
         log.info("assigned", partitions=sorted(positions))
+
+    async def _serve_twins(self) -> None:
+        """Begin with partitions that were assigned before the ledger had a partition of their number."""
+        assert self._consumer is not None
+        count = self._ledger_partitions(1)
+        positions = await self._consumer.committed([number for number in self._unserved if number < count])
+        for number in positions.keys() & self._unserved if self._rebalance_began is None else ():
+            self._unserved.discard(number)
+            self._begin(number, positions[number])
+            log.info("partition_served", partition=number)
+
+    def _begin(self, number: int, position: int) -> None:
+        """Serve a partition from its committed offset on."""
+        assert self._consumer is not None
+        known = self.partitions.get(number)
+        partition = known or Partition(
+            number,
+            window_ms=self._settings.window_ms,
+            bodies_max=max(1, self._settings.ledger_bodies // max(1, self._ledger_partitions(1))),
+        )
+        self.partitions[number] = partition
+        self._consumer.seek(number, position)
+        partition.assign(position)
+        self._prepare(partition)
 
     def _prepare(self, partition: Partition) -> None:
         self._spawn(self._scribe.prepare(partition, lambda: self._since(partition)), name=f"prepare {partition.number}")

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from typing import Self
 
+from gate.config import Settings
 from gate.kafka.partitioner import partition_of
 from gate.model.wire import Ask
 
@@ -54,6 +56,16 @@ class AddressBook:
             return topic not in self._forbidden and any(fnmatchcase(topic, pattern) for pattern in patterns)
 
         self._allowed = allowed
+
+    @classmethod
+    def from_settings(cls, settings: Settings, partitions: Callable[[str], int | None]) -> Self:
+        """Return the addresses that these settings allow."""
+        return cls(
+            default_topic=settings.replies_topic,
+            patterns=settings.reply_topics,
+            forbidden=(settings.attempts_topic, settings.decisions_topic, settings.dlq_topic),
+            partitions=partitions,
+        )
 
     def find(self, ask: Ask) -> Address:
         """Return where the reply to an ask goes."""

@@ -35,18 +35,19 @@ class LedgerScribe:
         spawn: Spawn,
         max_batch_bytes: int,
         on_work: Callable[[Partition, Work], None],
-        on_rejected: Callable[[Partition, Append], None],
+        on_rejected: Callable[[Partition, Append], bool],
     ) -> None:
         self._ledger = ledger
         self._clock = clock
         self._recorder = recorder
         self._spawn = spawn
         self._on_work = on_work
-        self._on_rejected = on_rejected  # this decision can never be written: decide something smaller (rule 15)
+        self._on_rejected = on_rejected  # decide something smaller than this (rule 15); False where that cannot be
         self._reading: set[int] = set()
         self._preparing: dict[int, asyncio.Lock] = {}
         self._partitions: dict[int, Partition] = {}
         self._troubles: dict[int, str] = {}  # per partition, why its ledger does not take appends right now
+        self._unread: dict[int, str] = {}  # per partition, why its ledger cannot be read right now
         self._batches: SelfClocked[int, Append] = SelfClocked(
             self._append_batch,
             size_bytes=lambda append: len(append.message.value or b"") + _RECORD_OVERHEAD,
@@ -57,8 +58,16 @@ class LedgerScribe:
 
     @property
     def trouble(self) -> str | None:
-        """Why some decisions cannot be written right now."""
-        return next((f"partition {number}: {why}" for number, why in self._troubles.items()), None)
+        """Why some decisions cannot be written, or not be read back, right now."""
+        for does_not, troubles in (("take decisions", self._troubles), ("let itself be read", self._unread)):
+            for number, why in troubles.items():
+                return f"the ledger does not {does_not}: partition {number}: {why}"
+        return None
+
+    @property
+    def owed(self) -> int:
+        """How many decisions are on their way to the ledger."""
+        return len(self._batches)
 
     # -- Appending (rules 4 to 7, 14, 15) ---------------------------------------------------------------------------------
 
@@ -84,16 +93,10 @@ class LedgerScribe:
             if len(batch) > 1:
                 for append in batch:
                     await self._append_batch(number, [append])
-            else:
-                self._on_rejected(partition, batch[0])
+            elif not self._on_rejected(partition, batch[0]):
+                await self._retry(partition, batch, "its max.message.bytes is too small for any decision", _RETRY_MAX_S)
         except LogUnavailable as error:
-            if number not in self._troubles:
-                log.warning("ledger_unavailable", partition=number, error=str(error))
-            self._troubles[number] = str(error)
-            await asyncio.sleep(min(_RETRY_MAX_S, max(_RETRY_S, (time.monotonic() - started) / 2)))
-            for append in batch:
-                if append.is_needed:
-                    self.append(partition, append)
+            await self._retry(partition, batch, str(error), (time.monotonic() - started) / 2)
         else:
             for append in batch:
                 append.flight.appended_at = time.monotonic()
@@ -102,6 +105,16 @@ class LedgerScribe:
             self._recorder.appended(time.monotonic() - started)
             self._clock.acknowledged(appended.timestamp_ms)
             self._apply(partition, partition.acknowledged(appended.base_offset, batch))
+
+    async def _retry(self, partition: Partition, batch: list[Append], why: str, pause_s: float) -> None:
+        """Append again what was not taken, after a pause."""
+        if partition.number not in self._troubles:
+            log.warning("ledger_unavailable", partition=partition.number, error=why)
+        self._troubles[partition.number] = why
+        await asyncio.sleep(min(_RETRY_MAX_S, max(_RETRY_S, pause_s)))
+        for append in batch:
+            if append.is_needed:
+                self.append(partition, append)
 
     def _apply(self, partition: Partition, work: Work) -> None:
         if work.rewound:
@@ -131,9 +144,9 @@ class LedgerScribe:
                         # nothing there: is what was to be read still to come, or lost?
                         partition.lower_aim((await self._ledger.bounds(partition.number))[1])
                 except LogUnavailable as error:
-                    log.warning("ledger_not_read", partition=partition.number, error=str(error))
-                    await asyncio.sleep(_RETRY_S)
+                    await self._not_read(partition, error)
                     continue
+                self._unread.pop(partition.number, None)
                 if partition.table.next < offset:
                     continue  # the table was begun anew meanwhile
                 if part.start > offset:  # retention took what we wanted: the table begins where the log does (rule 9)
@@ -148,6 +161,7 @@ class LedgerScribe:
                         return
         finally:
             self._reading.discard(partition.number)
+            self._unread.pop(partition.number, None)
 
     # -- Beginning an assignment (rules 11, 18 to 20) ---------------------------------------------------------------------
 
@@ -170,17 +184,24 @@ class LedgerScribe:
                     seen = partition.table.next
                     end = (await self._ledger.bounds(partition.number))[1]
                 except LogUnavailable as error:
-                    log.warning("ledger_not_read", partition=partition.number, error=str(error))
-                    await asyncio.sleep(_RETRY_S)
+                    await self._not_read(partition, error)
                     continue
                 if not ours():
-                    return
+                    break
                 if end < seen:
                     self._apply(partition, partition.rewound())
                 else:
                     partition.aim(end)
                     self.follow(partition)
-                return
+                break
+            self._unread.pop(partition.number, None)
+
+    async def _not_read(self, partition: Partition, error: LogUnavailable) -> None:
+        """Wait before the next try to read the ledger."""
+        if partition.number not in self._unread:
+            log.warning("ledger_not_read", partition=partition.number, error=str(error))
+        self._unread[partition.number] = str(error)
+        await asyncio.sleep(_RETRY_S)
 
     async def _rewind(self, partition: Partition) -> None:
         """Rebuild the table and append every unresolved ask again (rule 7)."""
@@ -193,9 +214,9 @@ class LedgerScribe:
                     await self._rebuild(partition, oldest_ms - CLOCK_ALLOWANCE_MS, keep_acked=False)
                     end = (await self._ledger.bounds(partition.number))[1]
                 except LogUnavailable as error:
-                    log.warning("ledger_not_read", partition=partition.number, error=str(error))
-                    await asyncio.sleep(_RETRY_S)
+                    await self._not_read(partition, error)
                     continue
+                self._unread.pop(partition.number, None)
                 break
             partition.aim(end)
             self.follow(partition)

@@ -71,6 +71,7 @@ class ReplySender:
         self._on_out = on_out  # the reply is out, or cannot go out: the asker waits no longer
         self._on_done = on_done  # nothing is left to do for the ask
         self._broker_answered_at = time.monotonic()
+        self._troubles: dict[tuple[str, int], str] = {}  # per partition of a reply topic, why it does not acknowledge right now
         self.burying = 0  # dead letters that are not written yet; each keeps its record in memory
         self._batches: SelfClocked[tuple[str, int], _Outgoing] = SelfClocked(
             self._send_batch,
@@ -79,6 +80,11 @@ class ReplySender:
             spawn=spawn,
             name="replies",
         )
+
+    @property
+    def trouble(self) -> str | None:
+        """Why some replies are not acknowledged right now."""
+        return next((f"{topic}-{number}: {why}" for (topic, number), why in self._troubles.items()), None)
 
     def send(self, flight: Flight, document: dict[str, Any]) -> None:
         """Send the answer to an ask; afterwards, where it could not be served as asked, its dead letter."""
@@ -102,30 +108,38 @@ class ReplySender:
                 for out in batch:
                     await self._send_batch(key, [out])
                 return
+            self._troubles.pop(key, None)
             self._recorder.reply("rejected")
             self._out(batch[0].flight, Reason.REPLY_REJECTED)
         except LogForbidden:
+            self._troubles.pop(key, None)
             for out in batch:
                 self._recorder.reply("forbidden")
                 self._out(out.flight, Reason.REPLY_FORBIDDEN)
         except LogUnavailable as error:
             log.warning("replies_not_acknowledged", topic=topic, partition=partition, replies=len(batch), error=str(error))
+            self._troubles[key] = str(error)
             await asyncio.sleep(_RETRY_S)
-            self._again(key, batch)
+            if not self._again(key, batch):
+                del self._troubles[key]
         else:
+            self._troubles.pop(key, None)
             self._broker_answered_at = time.monotonic()
             for out in batch:
                 self._recorder.reply("sent")
                 self._out(out.flight, out.fault)
 
-    def _again(self, key: tuple[str, int], batch: list[_Outgoing]) -> None:
-        """Send again, unless the broker takes other records and refuses just these for too long."""
+    def _again(self, key: tuple[str, int], batch: list[_Outgoing]) -> bool:
+        """Send again, unless the broker takes other records and refuses just these for too long; return whether any is."""
+        again = False
         for out in batch:
             if self._broker_answered_at > out.since and time.monotonic() - out.since > _GIVE_UP_S:
                 self._recorder.reply("unknown")
                 self._out(out.flight, Reason.REPLY_UNKNOWN)
             else:
                 self._batches.add(key, out)
+                again = True
+        return again
 
     def _out(self, flight: Flight, fault: Reason | None) -> None:
         self._on_out(flight)

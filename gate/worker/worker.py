@@ -32,12 +32,15 @@ from gate.worker.clock import BrokerClock
 from gate.worker.deciding import Decider, answer_document
 from gate.worker.intake import Intake
 from gate.worker.partitions import Append, Flight, Partition, Stage, Step, Work
+from gate.worker.progress import Answers
 from gate.worker.recorder import Recorder
 from gate.worker.replies import AddressBook
 from gate.worker.scribe import LedgerScribe
 from gate.worker.sender import ReplySender
+from gate.worker.tasks import Tasks
 
 _HOUSEKEEPING_S: Final = 0.5
+_NO_ROOM_LOOKS: Final = 10  # so many looks of the housekeeping without an answer: full is not just busy
 _MISKEYED_LOG_S: Final = 60.0
 
 log = logs.get(__name__)
@@ -70,18 +73,22 @@ class Worker:
             on_blocked=self._recorder.blocked,
         )
         self._chains = {chain}  # the one that decides, and those with attempts in flight
-        self._tasks: asyncio.TaskGroup | None = None
-        self._helpers: set[asyncio.Task[None]] = set()
+        self._tasks: Tasks | None = None
         self._miskeyed_logged_at = 0.0
         self._intake: Intake | None = None
         self._doubted: list[tuple[Partition, Flight]] = []  # late by a clock that no broker has confirmed
+        self._answers = Answers()
+        self._stuck = False  # answers are owed, and none goes out although nothing is known to be in the way
+        self._answered = 0  # at the last look
+        self._no_room_looks = 0  # since then
         self.in_flight = 0
         recorder = self._recorder
         self._topics = TopicList(settings, bootstrap)
+        self._partitions = 1  # of the attempts topic, as last seen
         self._ledger = KafkaLedger(
             self._options,
             topic=settings.decisions_topic,
-            count=lambda: self._topics.partitions(settings.decisions_topic) or 0,
+            count=self._ledger_partitions,
             on_restart=recorder.restarted,
         )
         self._replies = BatchProducer(self._options, on_restart=lambda: recorder.restarted("reply_producer"))
@@ -98,12 +105,7 @@ class Worker:
         self._sender = ReplySender(
             replies=self._replies,
             dead_letters=self._dead_letters,
-            addresses=AddressBook(
-                default_topic=settings.replies_topic,
-                patterns=settings.reply_topics,
-                forbidden=(settings.attempts_topic, settings.decisions_topic, settings.dlq_topic),
-                partitions=self._topics.partitions,
-            ),
+            addresses=AddressBook.from_settings(settings, self._topics.partitions),
             dlq_topic=settings.dlq_topic,
             partitions=self._topics.partitions,
             clock=self._clock,
@@ -138,27 +140,26 @@ class Worker:
             self._check_topics()
             await self.chain.start(self._resources)
             # 2. take attempts until told to stop
-            async with asyncio.TaskGroup() as tasks:
+            async with Tasks() as tasks:
                 self._tasks = tasks
                 self._intake = intake = self._new_intake()
-                helpers: list[asyncio.Task[None]] = []
                 if await self._join(intake, stop):
-                    helpers = [
-                        tasks.create_task(intake.poll_forever(), name="poll"),
-                        tasks.create_task(intake.commit_forever(), name="commit"),
-                        tasks.create_task(intake.feel_pulse_forever(), name="pulse"),
-                        tasks.create_task(self._keep_house(intake), name="housekeeping"),
-                    ]
+                    tasks.keep(intake.poll_forever, name="poll")
+                    tasks.keep(intake.commit_forever, name="commit")
+                    tasks.keep(intake.feel_pulse_forever, name="pulse")
+                    tasks.keep(lambda: self._keep_house(intake), name="housekeeping")
                     await stop.wait()
                 # 3. finish, commit, leave
                 log.info("stopping", in_flight=self.in_flight, grace_s=self._settings.shutdown_grace_s)
                 await intake.stop_taking()
                 await self._drain(intake)
-                for task in (*helpers, *self._helpers, *self._running(intake)):
+                tasks.end()
+                for task in self._running(intake):
                     task.cancel()
-                await intake.leave()
         finally:
             self._tasks = None
+            if self._intake is not None:
+                await self._intake.leave()
             for chain in self._chains:
                 await chain.aclose()
             await asyncio.gather(*(client.stop() for client in (self._ledger, self._replies, self._dead_letters, self._topics)))
@@ -212,13 +213,21 @@ class Worker:
             clock=self._clock,
             recorder=self._recorder,
             spawn=self._spawn,
-            ledger_partitions=self._ledger.partitions,
-            room=lambda: settings.max_in_flight - max(self.in_flight, self._sender.burying),
+            ledger_partitions=self._ledger_partitions,
+            room=self._room_assuming if settings.mode == "at_least_once" else self._room,
             on_record=self._take,
             on_work=self._do,
+            caller=self._resources.caller,
         )
         self._recorder.metrics.in_flight_limit.set(settings.max_in_flight)
         return intake
+
+    def _room(self) -> int:
+        return self._settings.max_in_flight - max(self.in_flight, self._sender.burying)
+
+    def _room_assuming(self) -> int:
+        """Return the room where replies do not wait for the ledger: what it still owes takes up room, too."""
+        return min(self._room(), self._settings.max_in_flight - self._scribe.owed)
 
     def _check_topics(self) -> None:
         settings = self._settings
@@ -227,10 +236,11 @@ class Worker:
             for name, topic in (("attempts", settings.attempts_topic), ("decisions", settings.decisions_topic))
             if not self._topics.partitions(topic)
         ]
-        attempts = self._topics.partitions(settings.attempts_topic)
-        if not problems and attempts != self._ledger.partitions:
+        attempts, ledger = self._topics.partitions(settings.attempts_topic) or 1, self._ledger_partitions()
+        self._partitions = attempts
+        if not problems and attempts != ledger:
             problems = [
-                f"{settings.attempts_topic} has {attempts} partitions and {settings.decisions_topic} {self._ledger.partitions}; "
+                f"{settings.attempts_topic} has {attempts} partitions and {settings.decisions_topic} {ledger}; "
                 "they must have the same number (`gate topics check`)"
             ]
         if problems:
@@ -238,14 +248,16 @@ class Worker:
 
     def _spawn(self, coro: Coroutine[Any, Any, None], *, name: str) -> None:
         assert self._tasks is not None
-        task = self._tasks.create_task(coro, name=name)
-        self._helpers.add(task)
-        task.add_done_callback(self._helpers.discard)
+        self._tasks.spawn(coro, name=name)
 
     async def _drain(self, intake: Intake) -> None:
-        """Wait until nothing is in flight, dead letters included, or the grace period is over."""
+        """Wait until nothing is in flight, dead letters and decisions included, or the grace period is over."""
         deadline = time.monotonic() + self._settings.shutdown_grace_s
-        while (left := sum(len(partition.flying) for partition in intake.partitions.values())) and time.monotonic() < deadline:
+
+        def under_way() -> int:
+            return max(self._scribe.owed, sum(len(partition.flying) for partition in intake.partitions.values()))
+
+        while (left := under_way()) and time.monotonic() < deadline:
             await intake.room_made(min(0.1, deadline - time.monotonic()))
         if left:
             log.warning("stopped_with_attempts_in_flight", in_flight=left, note="they are delivered again to another worker")
@@ -268,21 +280,61 @@ class Worker:
             partitions = intake.partitions.values()
             for partition in partitions:
                 self._scribe.sweep(partition)
+            self._watch_answers(intake)
+            self._watch_partitions(intake)
             metrics.in_flight.set(self.in_flight)
             oldest = min((flight.started_at for partition in partitions for flight in partition.flying.values()), default=None)
             metrics.oldest_in_flight_seconds.set(0.0 if oldest is None else time.monotonic() - oldest)
             metrics.ledger_entries.set(sum(len(partition.table) for partition in partitions))
 
+    def _ledger_partitions(self, at_least: int = 1) -> int:
+        return self._topics.partitions(self._settings.decisions_topic, at_least=at_least) or 0
+
+    def _watch_partitions(self, intake: Intake) -> None:
+        """Say once what partitions that were added mean: an attempt that is sent again may not find its first decision (C2)."""
+        settings, before = self._settings, self._partitions
+        found = self._topics.partitions(settings.attempts_topic, at_least=intake.partitions_seen) or before
+        if found != before:
+            self._partitions = found
+            log.warning(
+                "partitions_changed",
+                topic=settings.attempts_topic,
+                before=before,
+                now=found,
+                note=f"for {settings.window_ms / 1000:g} s an attempt that is sent again may be decided again (condition C2)",
+            )
+
+    def _watch_answers(self, intake: Intake) -> None:
+        """Notice when what is decided is not answered any more, and when attempts that are not done take up all the room."""
+        flights = [flight for partition in intake.partitions.values() for flight in partition.flying.values()]
+        owed = sum(flight.stage in (Stage.APPEND, Stage.REPLY) for flight in flights) - self._sender.burying
+        answered = self._recorder.metrics.decision_duration_seconds.count
+        full = self.in_flight >= self._settings.max_in_flight
+        self._no_room_looks = self._no_room_looks + 1 if full and answered == self._answered else 0
+        self._answered = answered
+        known = self._scribe.trouble or self._sender.trouble
+        stuck = self._answers.look(0 if known else owed, answered)
+        if stuck and not self._stuck:
+            log.critical("answers_stopped", owed=owed, note="only another process may help: /healthz says so")
+        self._stuck = stuck
+
     def status(self) -> Status:
         """Return whether attempts are being answered, and if not, why."""
-        if self._intake is None:
+        intake, sender, most = self._intake, self._sender, self._settings.max_in_flight
+        if intake is None:
             return Status(live=True, ready=False, reasons=("starting",))
-        reasons = list(self._intake.reasons())
+        reasons = list(intake.reasons())
         if self._scribe.trouble is not None:
-            reasons.append(f"the ledger does not take decisions: {self._scribe.trouble}")
-        if self._sender.burying >= self._settings.max_in_flight:
-            reasons.append(f"{self._sender.burying} dead letters wait to be written to {self._settings.dlq_topic}")
-        return Status(live=True, ready=not reasons, reasons=tuple(reasons))
+            reasons.append(self._scribe.trouble)
+        if sender.trouble is not None:
+            reasons.append(f"replies are not acknowledged: {sender.trouble}")
+        if sender.burying >= most:
+            reasons.append(f"{sender.burying} dead letters wait to be written to {self._settings.dlq_topic}")
+        if self._no_room_looks >= _NO_ROOM_LOOKS:
+            reasons.append(f"all of GATE_MAX_IN_FLIGHT={most} attempts are under way, and none has been answered for a while")
+        if self._stuck:
+            reasons.append("what is decided is not answered, and nothing is known to be in the way")
+        return Status(live=not (self._stuck or intake.hopeless), ready=not reasons, reasons=tuple(reasons))
 
     # -- One ask ----------------------------------------------------------------------------------------------------------
 
@@ -311,8 +363,14 @@ class Worker:
             self._decided(partition, flight, result)
         else:
             assert self._tasks is not None
-            flight.task = self._tasks.create_task(self._finish(partition, flight, result), name=f"chain {flight.source}")
-            flight.task.add_done_callback(lambda _: result.close())  # cancelled before its first step it would stay unawaited
+            flight.task = self._tasks.start(self._finish(partition, flight, result), name=f"chain {flight.source}")
+
+            def ended(task: asyncio.Task[None]) -> None:
+                result.close()  # cancelled before its first step it would stay unawaited
+                if task.cancelled():
+                    self._cut_off(partition, flight)
+
+            flight.task.add_done_callback(ended)
 
     def _doubts(self, partition: Partition, flight: Flight) -> bool:
         """Hold back what looks late before any broker has told the time: a fast clock would deny all that waits.
@@ -335,6 +393,13 @@ class Worker:
         flight.task = None
         self._decided(partition, flight, outcome)
 
+    def _cut_off(self, partition: Partition, flight: Flight) -> None:
+        """Decide an attempt whose chain was cancelled by an action, or by what one left behind."""
+        if flight.stage is Stage.RUN and self._tasks is not None and not self._tasks.ending:
+            log.error("chain_cancelled", attempt_id=flight.attempt_id, source=flight.source)
+            flight.task = None
+            self._decided(partition, flight, Outcome(denial=fixed_denial(Cause.ACTION_FAILED)))
+
     def _decided(self, partition: Partition, flight: Flight, outcome: Outcome) -> None:
         flight.event = None  # the largest part of an attempt in flight, and not needed any more
         self._recorder.ran(flight, outcome)
@@ -342,7 +407,8 @@ class Worker:
             append, document = self._decider.word(flight, outcome)
         except orjson.JSONEncodeError:
             log.exception("decision_not_serialisable", attempt_id=flight.attempt_id)
-            append, document = self._word_failure(flight, outcome.chain)
+            failure = Outcome(denial=fixed_denial(Cause.ACTION_FAILED), chain=outcome.chain, trace=outcome.trace)
+            append, document = self._decider.word(flight, failure)
         if partition.decided(flight, append, document):
             self._scribe.append(partition, append)
             if self._settings.mode == "at_least_once":
@@ -353,18 +419,17 @@ class Worker:
         if flight.stage is Stage.APPEND and flight.append is append:
             self._do(partition, partition.assume(flight))
 
-    def _word_failure(self, flight: Flight, chain: str | None) -> tuple[Append, dict[str, Any]]:
-        """Word `action_failed` in place of a decision that cannot be written, made by that chain."""
-        return self._decider.word(flight, Outcome(denial=fixed_denial(Cause.ACTION_FAILED), chain=chain))
-
-    def _reject(self, partition: Partition, append: Append) -> None:
-        """Decide `action_failed` in place of a decision that the ledger refuses for its size (rule 15)."""
+    def _reject(self, partition: Partition, append: Append) -> bool:
+        """Decide less in place of a decision that the ledger refuses for its size (rule 15); return False if nothing is less."""
         flight = append.flight
-        if flight.stage is Stage.APPEND and flight.append is append:
-            log.error("decision_too_large", attempt_id=flight.attempt_id, size_bytes=len(append.message.value or b""))
-            smaller, document = self._word_failure(flight, None if flight.document is None else flight.document["chain"])
-            partition.decided(flight, smaller, document)
-            self._scribe.append(partition, smaller)
+        if flight.stage is not Stage.APPEND or flight.append is not append:
+            return True
+        smaller = self._decider.word_smaller(flight, append)
+        size_bytes = len(append.message.value or b"")
+        log.error("decision_too_large", attempt_id=flight.attempt_id, size_bytes=size_bytes, written_smaller=smaller is not None)
+        if smaller is not None and partition.decided(flight, *smaller):
+            self._scribe.append(partition, smaller[0])
+        return smaller is not None
 
     def _do(self, partition: Partition, work: Work) -> None:
         if self._doubted and self._clock.known:
@@ -379,6 +444,8 @@ class Worker:
             self._reply(partition, flight)
         for flight in work.runs:
             self._start(partition, flight)
+        if self._settings.mode == "at_least_once" and self._intake is not None:
+            self._intake.make_room()  # the ledger owes less
 
     def _resolved(self, flight: Flight) -> None:
         assert flight.answer is not None
@@ -443,4 +510,4 @@ class Worker:
             )
 
     def _in_place(self, key: bytes, partition: int) -> bool:
-        return partition_of(key, self._ledger.partitions) == partition
+        return partition_of(key, self._partitions) == partition

@@ -34,7 +34,7 @@ def test_no_command_shows_the_verbs(gate: Gate) -> None:
     assert 0 == done.returncode
     assert [] == [
         verb
-        for verb in ("demo", "dev", "worker", "ask", "load", "test", "check", "config", "topics", "schema")
+        for verb in ("demo", "dev", "worker", "ask", "load", "dlq", "test", "check", "config", "topics", "schema")
         if f" {verb} " not in done.stdout
     ]
 

@@ -139,6 +139,8 @@ async def partitions_added(scene: Scene) -> None:
             scene.partitions[topic] = (await partitions_of(settings, topic),)
             await _grow(scene, topic, more)
         await scene.until(lambda: _assigned(scene, more), f"all {more} partitions are assigned")
+        for worker in scene.workers:
+            await scene.worker_ready(worker)
         scene.mended()
         await scene.more_answers(200)
 

@@ -211,8 +211,27 @@ async def test_decision_too_large_for_the_ledger_becomes_action_failed(asker: As
             await asker.submit(f"beside-{number}", event())
         await eventually(lambda: len(asker.replies) == 21)
 
-    assert fixed_denial(Cause.ACTION_FAILED).to_json() == body(asker.to("huge")[0])["denial"]
+    assert fixed_denial(Cause.ACTION_FAILED, action="by-mailbox").to_json() == body(asker.to("huge")[0])["denial"]
     assert {"approved"} == {body(record)["status"] for record in asker.replies if asker.to("huge")[0] != record}
+    assert 0 == sum((await lag(topics)).values())
+
+
+async def test_decisions_near_the_ledgers_limit_stand_and_those_above_it_fail_with_their_trace_and_time(
+    asker: Asker, topics: Settings, eventually: Any
+) -> None:
+    limit = 50_000
+    await alter_topic(topics, topics.decisions_topic, {"max.message.bytes": str(limit)})
+    async with serving(topics):
+        for size in (limit - 2000, limit - 1500, limit + 1, 2 * limit):
+            await asker.submit(f"size-{size}", event(f"size{size}@example.com"))
+        await eventually(lambda: len(asker.replies) == 4)
+
+    causes = {size: body(asker.to(f"size-{size}")[0])["denial"]["cause"] for size in (limit - 2000, limit + 1, 2 * limit)}
+    assert {limit - 2000: "access_denied", limit + 1: "action_failed", 2 * limit: "action_failed"} == causes
+    for record in await read_all(topics, topics.decisions_topic):
+        decision = body(record)
+        assert body(asker.to(decision["attempt_id"])[0])["decided_at"] == decision["decided_at"]
+        assert [("by-mailbox", "wait")] == [tuple(entry["name"] for entry in decision["trace"])]
     assert 0 == sum((await lag(topics)).values())
 
 

@@ -44,6 +44,19 @@ async def on_execute_pre_user_registration(event, api):
     await asyncio.sleep(0)
     asyncio.create_task(never_ends())
 """
+CANCELS = """
+import asyncio
+
+async def on_execute_pre_user_registration(event, api):
+    if event.user.email.startswith("caller"):
+        asyncio.current_task().cancel()
+    elif event.user.email.startswith("everybody"):
+        for task in asyncio.all_tasks():
+            task.cancel()
+    elif event.user.email.startswith("poll"):
+        next(task for task in asyncio.all_tasks() if task.get_name() == "poll").cancel()
+"""
+CANCELS_AND_WAITS = CANCELS + "    await asyncio.sleep(0.1)"
 LEAVES_A_THREAD = """
 import asyncio, time
 
@@ -196,6 +209,42 @@ async def test_sigterm_while_starting_exits_0(topics: Settings, start: Start, ev
 
     assert 0 == await worker.end(within_s=10)
     assert_calm(worker)
+
+
+# -- Losing a task ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", [CANCELS, CANCELS_AND_WAITS], ids=["by hand", "in a task"])
+async def test_action_that_cancels_the_workers_tasks_leaves_no_silent_worker(
+    asker: Asker, topics: Settings, start: Start, tmp_path: Path, eventually: Any, source: str
+) -> None:
+    (tmp_path / "one.py").write_text(source)
+    worker = await start(topics, chain=tmp_path / "one.py").ready()
+    for number, mailbox in enumerate(("caller", "poll", "zoe", "caller", "zoe")):
+        await asker.submit(f"a-{number}", event(f"{mailbox}@example.com"))
+        await eventually(lambda number=number: asker.to(f"a-{number}"), within_s=20)
+    causes = [body(asker.to(f"a-{number}")[0]).get("denial", {}).get("cause") for number in range(5)]
+
+    assert ["action_failed", None, None, "action_failed", None] == causes
+    assert worker.lines("task_cancelled")
+    assert 0 == await worker.end()
+    assert_calm(worker)
+
+
+async def test_action_that_cancels_everything_ends_the_worker_with_a_word_and_the_next_one_answers(
+    asker: Asker, topics: Settings, start: Start, tmp_path: Path, eventually: Any
+) -> None:
+    (tmp_path / "one.py").write_text(CANCELS)
+    worker = await start(topics, chain=tmp_path / "one.py").ready()
+    await asker.submit("a-1", event("everybody@example.com"))
+
+    assert 1 == await worker.ended()
+    assert worker.lines("worker_lost")
+    assert "start it again, nothing is lost" in worker.log
+    assert_calm(worker)
+    second = await start(topics).ready()
+    await eventually(lambda: asker.to("a-1"))
+    assert 0 == await second.end()
 
 
 # -- The group ----------------------------------------------------------------------------------------------------------

@@ -33,6 +33,11 @@ def lines() -> Iterator[list[EventDict]]:
         yield captured
 
 
+def but_for_the_watchdog(lines: list[EventDict]) -> list[EventDict]:
+    """Leave out that the event loop was slow: on a machine with other things to do it may be."""
+    return [line for line in lines if line.get("logger_name") != "gate.chain.watchdog"]
+
+
 async def run(folder: Path, body: str, kind: str = "async def") -> Outcome:
     """Run an action with this body, which finds a secret in `secret`; return when all that it left behind has ended."""
     (folder / "chain.toml").write_text('[[action]]\nfile = "one.py"\nsecrets = ["KEY"]\non_error = "skip"\n')
@@ -82,7 +87,7 @@ async def test_what_an_action_writes_is_in_its_trace_only_and_without_the_secret
 
     out, err = capfd.readouterr()
     assert [said] == list(outcome.trace[0].logs)[-1:]
-    assert ("", "", []) == (out, err, lines)
+    assert ("", "", []) == (out, err, but_for_the_watchdog(lines))
     assert SECRET not in repr(outcome)
 
 
@@ -153,4 +158,4 @@ async def test_errors_that_are_not_of_an_action_go_where_they_went_before(lines:
     await asyncio.sleep(0)
     loop.set_exception_handler(None)
 
-    assert ([ZeroDivisionError, ValueError], []) == (heard, lines)
+    assert ([ZeroDivisionError, ValueError], []) == (heard, but_for_the_watchdog(lines))

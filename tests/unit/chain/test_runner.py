@@ -20,6 +20,9 @@ RAN, DENIED, FAILED = ActionOutcome.RAN, ActionOutcome.DENIED, ActionOutcome.FAI
 TIMED_OUT, NOT_MATCHED, NOT_REACHED = ActionOutcome.TIMED_OUT, ActionOutcome.NOT_MATCHED, ActionOutcome.NOT_REACHED
 
 
+EVENT: dict[str, Any] = {"connection": {"strategy": "auth0"}, "request": {}, "user": {}}
+
+
 async def sets_a(event: Event, api: Api) -> None:
     api.user.set_user_metadata("a", 1).user.set_app_metadata("b", {"c": [1]})
 
@@ -265,6 +268,17 @@ async def cancels_itself(event: Event, api: Api) -> None:
     raise asyncio.CancelledError
 
 
+async def cancels_its_caller(event: Event, api: Api) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+
+
+async def cancels_its_own_task(event: Event, api: Api) -> None:
+    await asyncio.sleep(0)
+    await cancels_its_caller(event, api)
+
+
 async def returns_a_coroutine(event: Event, api: Api) -> Any:
     return sets_a(event, api)
 
@@ -288,6 +302,8 @@ def returns_a_coroutine_in_thread(event: Event, api: Api) -> Any:
         (stops_iteration_in_thread, "RuntimeError"),  # PEP 479
         (raises_base_exception, "Odd"),
         (cancels_itself, "CancelledError"),
+        (cancels_its_caller, "CancelledError"),
+        (cancels_its_own_task, "CancelledError"),
         (returns_a_coroutine, "TypeError"),
         (returns_a_coroutine_after_waiting, "TypeError"),
         (returns_a_coroutine_in_thread, "TypeError"),
@@ -303,6 +319,36 @@ async def test_whatever_an_action_raises_is_its_own_failure(run: Any, make_actio
     assert [FAILED, RAN] == outcomes(skipped)
     assert {"a": 1} == skipped.changes["user_metadata"]
     assert ["action_skipped"] == [entry["code"] for entry in skipped.warnings]
+
+
+@pytest.mark.parametrize("first", [[], [sets_after_waiting]])
+async def test_an_action_that_cancels_its_caller_leaves_the_task_it_runs_in_alone(run: Any, first: list[Any]) -> None:
+    task = asyncio.current_task()
+    outcome = await run(*first, cancels_its_caller)
+    await asyncio.sleep(0)  # where a cancellation would come out
+
+    assert task is asyncio.current_task()
+    assert task is not None
+    assert 0 == task.cancelling()
+    assert Cause.ACTION_FAILED is outcome.denial.cause
+
+
+async def test_an_action_that_runs_by_hand_sees_the_name_of_its_task(run: Any) -> None:
+    seen = []
+
+    async def looks(event: Event, api: Api) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        seen.append(task.get_name())
+
+    chain = await run.chain(looks)
+    with chain._resources.caller:  # as a worker does, once for many attempts
+        assert isinstance(chain.run(Event.from_document(EVENT), attempt_id="a"), Outcome)
+    await run.once(chain)
+
+    task = asyncio.current_task()
+    assert task is not None
+    assert [task.get_name()] * 2 == seen
 
 
 async def test_a_failure_tells_the_asker_nothing_of_its_text(run: Any) -> None:
@@ -403,7 +449,24 @@ async def blocks_the_loop(event: Event, api: Api) -> None:
     time.sleep(0.05)  # noqa: ASYNC251 - the mistake under test
 
 
-SLOW = [sleeps, swallows_cancellation, blocks, blocks_the_loop]
+async def blocks_the_loop_then_denies(event: Event, api: Api) -> None:
+    time.sleep(0.05)  # noqa: ASYNC251 - the mistake under test
+    api.access.deny("too late")
+
+
+async def blocks_the_loop_then_denies_and_waits(event: Event, api: Api) -> None:
+    await asyncio.sleep(0)
+    await blocks_the_loop_then_denies(event, api)
+
+
+SLOW = [
+    sleeps,
+    swallows_cancellation,
+    blocks,
+    blocks_the_loop,
+    blocks_the_loop_then_denies,
+    blocks_the_loop_then_denies_and_waits,
+]
 
 
 @pytest.mark.parametrize("entry", SLOW)

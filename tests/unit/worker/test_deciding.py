@@ -328,3 +328,51 @@ def test_whatever_an_attempt_holds_it_is_decided_and_worded(value: bytes) -> Non
 
     assert "a-1" == document["attempt_id"]
     assert append.message.value
+
+
+# -- Too large for the ledger -------------------------------------------------------------------------------------------
+
+
+def refused(bench: Bench, outcome: Outcome) -> tuple[Flight, Any, list[dict[str, Any]]]:
+    """Return the flight of a decision that the ledger refuses, its append and all that is worded in its place, in order."""
+    flight = bench.flight()
+    flight.append, flight.document = append, _ = bench.decider.word(flight, outcome)
+    bench.now_ms += 60_000
+    records = []
+    while (smaller := bench.decider.word_smaller(flight, flight.append)) is not None:
+        flight.append, flight.document = smaller
+        records.append(orjson.loads(flight.append.message.value or b""))
+    return flight, append, records
+
+
+def trace(*entries: tuple[str, ActionOutcome], logs: tuple[str, ...] = ()) -> list[ActionTrace]:
+    return [ActionTrace(name, "sha256:1", outcome, 1.5, logs=logs) for name, outcome in entries]
+
+
+def test_decision_too_large_loses_what_was_printed_then_fails_with_its_trace_then_loses_that() -> None:
+    bench = Bench()
+    ran = trace(("one", ActionOutcome.RAN), ("two", ActionOutcome.RAN), logs=("x" * 4096,))
+    flight, append, records = refused(bench, Outcome(denial=None, changes={"user_metadata": {"a": 1}}, trace=ran))
+
+    first = orjson.loads(append.message.value)
+    assert 3 == len(records)
+    assert {**first, "trace": [{k: v for k, v in entry.items() if k != "logs"} for entry in first["trace"]]} == records[0]
+    assert fixed_denial(Cause.ACTION_FAILED).to_json() == records[1]["denial"]  # nobody knows whose metadata it is
+    assert records[0]["trace"] == records[1]["trace"]
+    assert [] == records[2]["trace"]
+    assert {first["decided_at"]} == {record["decided_at"] for record in records}
+    assert flight.append is not None
+    assert Scope.ID is flight.append.headers.scope
+
+
+@pytest.mark.parametrize("by", ["deny", "metadata"])
+def test_action_that_made_a_decision_too_large_is_named_where_it_is_known(by: str) -> None:
+    denial = Denial(cause=Cause.ACCESS_DENIED, reason="x" * 100_000, action="two") if by == "deny" else None
+    outcomes = (ActionOutcome.NOT_MATCHED, ActionOutcome.RAN if denial is None else ActionOutcome.DENIED)
+    outcome = Outcome(denial=denial, trace=trace(*zip(("one", "two"), outcomes, strict=True)))
+    _, _, records = refused(Bench(), outcome)
+
+    assert "two" == records[0]["denial"]["action"]
+    assert [("not_matched", None), ("failed", "DecisionTooLarge")] == [
+        (entry["outcome"], entry.get("error")) for entry in records[0]["trace"]
+    ]

@@ -31,8 +31,9 @@ class Offsets(RuleBasedStateMachine):
     @rule(position=st.integers(0, 30))
     def assign(self, position: int) -> None:
         epoch = self.tracker.epoch
-        # below base all was complete: what is delivered again of it is answered again, from the ledger
-        self.done = {offset for offset in self.done if offset >= max(position, self.tracker.base)}
+        # what was complete below base is forgotten: delivered again, it is answered again, from the ledger
+        forgotten = {offset for offset in self.received if offset < self.tracker.base}
+        self.done = {offset for offset in self.done - forgotten if offset >= position}
         self.tracker.assign(position)
         self.received, self.position = set(), position
 

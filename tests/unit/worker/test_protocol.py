@@ -219,9 +219,10 @@ class Worker:
             if self.world.at_least_once:
                 self.do(self.parts[number], self.parts[number].assume(flight))
 
-    def reject(self, part: Partition, append: Append) -> None:
+    def reject(self, part: Partition, append: Append) -> bool:
         if append.flight.stage is Stage.APPEND and append.flight.append is append:
             self.word(part.number, append.flight, Cause.ACTION_FAILED)
+        return True
 
     def do(self, part: Partition, work: Work) -> None:
         for flight in work.cancelled:

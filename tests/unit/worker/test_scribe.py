@@ -146,9 +146,12 @@ class Bench:
             assert flight.offset not in self.replies, "one answer per ask"
             self.replies[flight.offset] = flight.answer.entry.value
 
-    def reject(self, partition: Partition, append: Append) -> None:
+    def reject(self, partition: Partition, append: Append) -> bool:
         self.rejected.append(append.flight.offset)
+        if append.message.value == b"nothing is smaller":
+            return False
         self.decide(append.flight, "action_failed")
+        return True
 
     def ask(self, offset: int, attempt_id: str, *, at: int = NOW) -> Flight:
         record = Record(offset, attempt_id.encode(), at, headers=[("gate-attempt-id", attempt_id.encode())])
@@ -252,6 +255,20 @@ async def test_a_rejected_batch_is_tried_record_by_record(bench: Bench, eventual
 
     assert [1] == bench.rejected
     assert [3, 1, 1, 1, 1] == bench.log.batches
+
+
+async def test_a_ledger_that_takes_no_decision_whatever_its_size_is_a_trouble_until_it_does(
+    bench: Bench, eventually: Eventually
+) -> None:
+    await bench.prepare()
+    bench.log.inner._max_bytes = 5
+    bench.take_and_decide(0, "A", "nothing is smaller")
+    await eventually(lambda: len(bench.rejected) > 3)
+    assert "its max.message.bytes is too small for any decision" in (bench.scribe.trouble or "")
+    bench.log.inner._max_bytes = MAX_BYTES
+
+    await served(bench, eventually, {0: b"nothing is smaller"})
+    assert None is bench.scribe.trouble
 
 
 async def test_a_ledger_that_is_away_for_long_finds_no_more_than_one_copy_of_each(bench: Bench, eventually: Eventually) -> None:
