@@ -42,6 +42,7 @@ bench-quick: install ## The same with less of everything, in a minute
 	$(BIN)/python tests/benchmarks/run.py --quick
 
 faults: install ## Search long for an order of faults that loses or doubles a decision
+	$(PYTEST) -q -m faults --timeout=600 tests
 	$(PYTEST) -q --hypothesis-profile=faults --timeout=1800 tests/unit/ledger tests/unit/worker
 
 lock: install ## Make requirements.lock anew from pyproject.toml

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from gate.errors import EmbeddedBrokerError
-from gate.kafka.distribution import Distribution, cluster_id
+from gate.kafka.distribution import Distribution, new_id
 
 LOGGING: Final = """\
 status=error
@@ -59,14 +59,14 @@ class BrokerFolder:
                 f"{self.path} is not empty and not a data folder of the embedded broker: name an empty or a new folder"
             )
 
-    def configure(self, properties: Mapping[str, str], distribution: Distribution) -> None:
-        """Write the configuration, and format the data on first use."""
+    def configure(self, properties: Mapping[str, str], distribution: Distribution, cluster_id: str) -> None:
+        """Write the configuration, and format the data on first use as that cluster's."""
         settings = {**properties, "log.dirs": f"{self.path}/data"}
         self.properties.write_text("".join(f"{key}={_escaped(value)}\n" for key, value in settings.items()), encoding="ascii")
         self.logging.write_text(LOGGING, encoding="utf-8")
-        self._format(settings["node.id"], distribution.checkpoint)
+        self._format(settings["node.id"], distribution.checkpoint, cluster_id)
 
-    def _format(self, node_id: str, checkpoint: Path) -> None:
+    def _format(self, node_id: str, checkpoint: Path, cluster_id: str) -> None:
         """Do as `kafka-storage format` does, without its 1.8 s of JVM; meta.properties, the sign of success, comes last."""
         data = self.path / "data"
         meta = data / "meta.properties"
@@ -75,7 +75,7 @@ class BrokerFolder:
         data.mkdir(exist_ok=True)
         shutil.copyfile(checkpoint, data / "bootstrap.checkpoint")
         unfinished = data / "meta.properties.new"
-        unfinished.write_text(f"version=1\nnode.id={node_id}\ncluster.id={cluster_id()}\ndirectory.id={cluster_id()}\n")
+        unfinished.write_text(f"version=1\nnode.id={node_id}\ncluster.id={cluster_id}\ndirectory.id={new_id()}\n")
         os.replace(unfinished, meta)
 
     def open_log(self) -> IO[bytes]:

@@ -45,8 +45,8 @@ class Distribution:
         return self.home / "bootstrap.checkpoint"
 
 
-def cluster_id() -> str:
-    """Return a new random id in Kafka's form: 16 bytes in URL-safe base64, not starting with a dash."""
+def new_id() -> str:
+    """Return a new random id of a cluster or folder in Kafka's form: 16 bytes in URL-safe base64, not starting with a dash."""
     while (text := base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")).startswith("-"):
         pass
     return text
@@ -139,7 +139,7 @@ def _format_once(java: str, staging: Path, scratch: Path) -> None:
         f"controller.listener.names=CONTROLLER\ncontroller.quorum.voters=1@127.0.0.1:9093\nlog.dirs={scratch}/data\n"
     )
     _run(
-        [java, "-cp", f"{staging}/lib/*", "kafka.tools.StorageTool", "format", "-t", cluster_id(), "-c", str(properties)],
+        [java, "-cp", f"{staging}/lib/*", "kafka.tools.StorageTool", "format", "-t", new_id(), "-c", str(properties)],
         log=scratch / "format.log",
         what="Kafka's storage tool failed",
         mend=f"Check that {java} works, {OTHERWISE}",

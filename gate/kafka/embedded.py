@@ -9,7 +9,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -17,7 +17,7 @@ from typing import Final, Self
 from gate.errors import EmbeddedBrokerError
 from gate.kafka.broker_folder import BrokerFolder
 from gate.kafka.child import Child
-from gate.kafka.distribution import OTHERWISE, Distribution, fetch
+from gate.kafka.distribution import OTHERWISE, Distribution, fetch, new_id
 
 HOST: Final = "127.0.0.1"
 PORTS: Final = range(20_000, 32_000)
@@ -28,7 +28,7 @@ PORT_CHOICES: Final = 5
 SHUTDOWN_S: Final = 10.0
 """A broker whose only controller is itself shuts down in 0.4 s."""
 
-JVM: Final = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+ExitOnOutOfMemoryError", "-XX:-UsePerfData")
+JVM: Final = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+ExitOnOutOfMemoryError", "-XX:-UsePerfData")
 
 
 def port_is_free(port: int) -> bool:
@@ -40,6 +40,11 @@ def port_is_free(port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+def free_ports() -> Iterator[int]:
+    """Yield ports that a broker could listen on now, in random order: two who ask hardly get the same."""
+    return (port for port in random.sample(PORTS, len(PORTS)) if port_is_free(port))
 
 
 class EmbeddedKafka:
@@ -55,6 +60,8 @@ class EmbeddedKafka:
         prefer_port: Taken instead of any free one if it is free.
         partitions: Partitions of a topic that is made without saying how many.
         properties: More server properties; they win over ours. With other `listeners` than ours the addresses are yours to know.
+        cluster_id: What new data is formatted with, the same for all nodes of a cluster; None is a random one.
+        heap_mb: The JVM's heap.
         start_timeout_s: How long `start()` waits for the broker.
         progress: Gets one line before the download that the first start ever needs.
     """
@@ -67,6 +74,8 @@ class EmbeddedKafka:
         prefer_port: int | None = None,
         partitions: int = 4,
         properties: Mapping[str, str] | None = None,
+        cluster_id: str | None = None,
+        heap_mb: int = 512,
         start_timeout_s: float = 60.0,
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -76,6 +85,8 @@ class EmbeddedKafka:
         self._prefer_port = prefer_port
         self._partitions = partitions
         self._extra = dict(properties or {})
+        self._cluster_id = cluster_id
+        self._heap_mb = heap_mb
         self._start_timeout_s = start_timeout_s
         self._progress = progress
         self._ports: tuple[int, int] | None = None  # clients', controller's; promised once `start()` has returned
@@ -189,7 +200,7 @@ class EmbeddedKafka:
             child.end()
 
     def _choose_ports(self) -> tuple[int, int]:
-        free = (port for port in random.sample(PORTS, len(PORTS)) if port_is_free(port))
+        free = free_ports()
         wanted = self._given_port or self._prefer_port
         if wanted is not None and port_is_free(wanted):
             return wanted, next(port for port in free if port != wanted)
@@ -201,8 +212,9 @@ class EmbeddedKafka:
 
     def _serve(self, distribution: Distribution, folder: BrokerFolder, ports: tuple[int, int]) -> str | None:
         """Start the process once; return None if it came up, else what it did instead."""
-        folder.configure({**self._properties(ports), **self._extra}, distribution)
-        java = [distribution.java, *JVM, f"-Dlog4j2.configurationFile={folder.logging}", "-cp", distribution.classpath]
+        folder.configure({**self._properties(ports), **self._extra}, distribution, self._cluster_id or new_id())
+        options = (f"-Xmx{self._heap_mb}m", *JVM, f"-Dlog4j2.configurationFile={folder.logging}")
+        java = [distribution.java, *options, "-cp", distribution.classpath]
         with folder.open_log() as output:
             remove = folder.path if self._temporary else None
             child = self._child = Child([*java, "kafka.Kafka", str(folder.properties)], output=output, remove=remove)

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from gate.kafka.embedded import EmbeddedKafka
 
-from . import brokers, processes, soak, topics  # noqa: F401 - they enter their faults
+from . import brokers, clusters, network, processes, soak, topics  # noqa: F401 - they enter their faults
 from .grants import PROPERTIES
 from .matrix import FAULTS, Fault, run
 from .scene import Report

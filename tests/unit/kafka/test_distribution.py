@@ -166,8 +166,8 @@ def test_a_cache_that_cannot_be_written_is_an_error_that_says_what_to_set(machin
         distribution.fetch()
 
 
-def test_cluster_ids_are_22_characters_and_no_option_of_a_command_line():
-    ids = {distribution.cluster_id() for _ in range(1000)}
+def test_ids_are_22_characters_and_no_option_of_a_command_line():
+    ids = {distribution.new_id() for _ in range(1000)}
 
     assert 1000 == len(ids)
     assert {22} == {len(text) for text in ids}
