@@ -23,7 +23,7 @@ demo: install ## Watch real attempts go through a real Kafka and be answered
 	$(BIN)/gate demo
 
 test: install ## Run all tests, on a real Kafka that the suite starts
-	$(PYTEST) -q
+	$(PYTEST) -q -n 2 --dist loadfile
 
 check: install ## Lint, types, imports between rooms
 	$(BIN)/ruff check .
