@@ -27,6 +27,7 @@ from aiokafka.errors import (
 
 from gate.config import Settings
 from gate.errors import ConfigError, KafkaUnavailable
+from gate.kafka import mends  # noqa: F401 - whoever makes a client takes its options from here
 
 CLIENT_ID: Final = "registration-gate"
 DEV_FILE: Final = Path(".gate/dev.json")

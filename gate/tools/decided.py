@@ -67,15 +67,12 @@ class Reply(NamedTuple):
     message: Message
 
 
-def reply_of(case: Case, found: Answer) -> Reply | None:
-    """Return the reply by which an answer is told, byte for byte as the worker does; None where its record cannot be read."""
+def reply_of(case: Case, found: Answer) -> Reply:
+    """Return the reply by which an answer is told, byte for byte as the worker does."""
     flight = case.flight
     flight.answer = found
-    try:
-        document = answer_document(flight, found.entry.value or b"")
-        return Reply(Decision.from_json(document), encode_reply(flight.ask, document, flight.user))
-    except (ValueError, LookupError, TypeError, AttributeError):  # somebody else wrote to the ledger
-        return None
+    document = answer_document(flight, found.entry.value or b"")
+    return Reply(Decision.from_json(document), encode_reply(flight.ask, document, flight.user))
 
 
 class Decided:

@@ -19,11 +19,11 @@ import orjson
 from gate.config import Settings
 from gate.errors import InvalidEvent
 from gate.kafka.partitioner import partition_of
-from gate.ledger.answer import Answer, Entry
+from gate.ledger.answer import Entry
 from gate.model.decision import Scope
 from gate.model.event import Event
 from gate.model.wire import ATTEMPT_ID, MAX_ID_BYTES, Headers, Message, read_document
-from gate.tools.decided import Case, reply_of
+from gate.tools.decided import Case, Reply, reply_of
 from gate.tools.dlq import MEANINGS, STRANGER, Found
 from gate.worker.partitions import CLOCK_ALLOWANCE_MS
 from gate.worker.replies import AddressBook, Reason
@@ -132,24 +132,8 @@ class Planner:
             return left(found, f"the ledger does not go back to it any more, so nobody knows what was decided; {ANEW}")
         decided = case.answer(self._settings.window_ms)
         if decided is not None and decided.entry.scope is Scope.ID:
-            return self._send(found, case, decided, address.topic or "", address.partition)
+            return _send(found, reply_of(case, decided), address.topic or "", address.partition)
         return self._ask_again(found, case)
-
-    def _send(self, found: Found, case: Case, decided: Answer, topic: str, partition: int) -> Outcome:
-        reply = reply_of(case, decided)
-        if reply is None:
-            place = f"{self._settings.decisions_topic}-{case.letter.partition}-{decided.entry.offset}"
-            return left(found, f"its decision at {place} cannot be read; {ANEW}")
-        denial = reply.decision.denial
-        return Outcome(
-            found=found,
-            deed=Deed.SENT,
-            topic=topic,
-            partition=partition,
-            message=reply.message,
-            status=reply.decision.status.value,
-            cause=None if denial is None else denial.cause.value,
-        )
 
     def _ask_again(self, found: Found, case: Case) -> Outcome:
         """Ask again under the same id, unless that could lead to a second decision on it."""
@@ -196,6 +180,19 @@ class Planner:
         except InvalidEvent as fault:
             return f"it would be invalid_attempt again, {fault}: {MEANINGS[Reason.INVALID_ATTEMPT].mend}"
         return None
+
+
+def _send(found: Found, reply: Reply, topic: str, partition: int) -> Outcome:
+    denial = reply.decision.denial
+    return Outcome(
+        found=found,
+        deed=Deed.SENT,
+        topic=topic,
+        partition=partition,
+        message=reply.message,
+        status=reply.decision.status.value,
+        cause=None if denial is None else denial.cause.value,
+    )
 
 
 def _with_id(headers: Headers, attempt_id: str) -> Headers:

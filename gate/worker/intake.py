@@ -423,6 +423,8 @@ class Intake:
             log.warning("committed_offsets_not_read", error=str(error))
             self._broken = True  # nobody would call us again: join anew
             return
+        if self._consumer is None:  # it has gone meanwhile
+            return
         for number, partition in self.partitions.items():
             if partition.offsets.owned and number not in positions:
                 self._on_work(partition, partition.lose())
@@ -439,7 +441,8 @@ class Intake:
         assert self._consumer is not None
         count = self._ledger_partitions(1)
         positions = await self._consumer.committed([number for number in self._unserved if number < count])
-        for number in positions.keys() & self._unserved if self._rebalance_began is None else ():
+        still = self._consumer is not None and self._rebalance_began is None
+        for number in positions.keys() & self._unserved if still else ():
             self._unserved.discard(number)
             self._begin(number, positions[number])
             log.info("partition_served", partition=number)
@@ -477,9 +480,17 @@ class Intake:
         return self._clock.now_ms() - CLOCK_ALLOWANCE_MS
 
     async def _end(self, number: int) -> int:
-        """Return where a partition ends; 0 where the consumer does not say, or is being replaced."""
+        """Return where a partition ends; 0 where the consumer does not say, or is being replaced.
+
+        A consumer that is stopped meanwhile leaves the question open for as long as a request may take.
+        """
+        if self._consumer is None:
+            return 0
+        question = asyncio.create_task(self._consumer.ends([number]), name="end of attempts")
+        question.add_done_callback(lambda task: task.cancelled() or task.exception())
+        answered, _ = await asyncio.wait({question}, timeout=_SILENT_S)
         try:
-            return 0 if self._consumer is None else (await self._consumer.ends([number]))[number]
+            return question.result()[number] if answered else 0
         except ConsumerTrouble as error:
             log.warning("end_of_attempts_not_read", partition=number, error=str(error))
             return 0

@@ -19,6 +19,7 @@ from gate.worker.recorder import Recorder
 from gate.worker.replies import Address, AddressBook, Reason, Unlisted
 
 _GIVE_UP_S: Final = 30.0  # of unknown outcomes while the broker takes other records
+_RECENT_S: Final = 5.0  # a broker that acknowledged something so lately is there
 _RETRY_S: Final = 0.25
 _RETRY_MAX_S: Final = 5.0
 _FORBIDDEN_LOG_S: Final = 60.0
@@ -40,7 +41,8 @@ class _Outgoing:
     flight: Flight
     message: Message
     fault: Reason | None  # the attempt becomes a dead letter once the reply is out
-    since: float  # monotonic seconds of the first try
+    tried_at: float  # monotonic seconds
+    refused_s: float = 0.0  # how long it was tried in vain while the broker took other records
 
 
 class ReplySender:
@@ -152,10 +154,16 @@ class ReplySender:
                 self._out(out.flight, out.fault)
 
     def _again(self, key: tuple[str, int], batch: list[_Outgoing]) -> bool:
-        """Send again, unless the broker takes other records and refuses just these for too long; return whether any is."""
-        again = False
+        """Send again, unless the broker takes other records and refuses just these for too long; return whether any is.
+
+        An outage of everything does not count, however long it is.
+        """
+        again, now = False, time.monotonic()
         for out in batch:
-            if self._broker_answered_at > out.since and time.monotonic() - out.since > _GIVE_UP_S:
+            if now - self._broker_answered_at < _RECENT_S:
+                out.refused_s += now - out.tried_at
+            out.tried_at = now
+            if out.refused_s > _GIVE_UP_S:
                 self._recorder.reply("unknown")
                 self._out(out.flight, Reason.REPLY_UNKNOWN)
             else:

@@ -264,14 +264,14 @@ async def test_where_nothing_says_when_the_attempt_came_the_ledger_must_go_back_
 
 
 @pytest.mark.parametrize("value", [b"\xff", b"[]", b"{}", b'{"status": "approved", "attempt_id": "a"}', b'{"status": "?"}'])
-async def test_a_ledger_record_that_a_stranger_wrote_is_no_fault_of_ours(world: World, value: bytes) -> None:
+async def test_a_ledger_record_that_nobody_can_read_is_told_as_the_worker_tells_it(world: World, value: bytes) -> None:
     record = world.attempt()
     world.decide(record, value=value)
     world.bury(record)
 
     outcome = await world.outcome()
 
-    assert "its decision at decisions-0-0 cannot be read" in outcome.why
+    assert (Deed.SENT, "action_failed") == (outcome.deed, outcome.cause)
 
 
 # -- Asked again --------------------------------------------------------------------------------------------------------

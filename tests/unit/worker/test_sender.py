@@ -147,6 +147,22 @@ async def test_outage_is_outlasted_however_long_and_nothing_is_given_up(desk: De
     assert {"sent": 2.0} == desk.counted("replies_total")
 
 
+async def test_reply_is_sent_after_an_outage_of_everything_also_where_its_partition_comes_back_last(desk: Desk) -> None:
+    back = {"a": desk.now + 40, "b": desk.now + 40.5}  # by key; each is a partition of its own
+
+    def answer(_topic: str, batch: list[Message]) -> Exception | None:
+        away = desk.now < min(back[(message.key or b"").decode()] for message in batch)
+        return LogUnavailable("NotEnoughReplicas") if away else None
+
+    desk.broker.answer = answer
+    for number, key in enumerate(back):
+        desk.send(key, kafka_replyPartition=number.to_bytes(4, "big"))
+    await desk.settle(4000)
+
+    assert ["a", "b"] == [(message.key or b"").decode() for _, _, message in desk.broker.taken]
+    assert [] == desk.dead_letters.taken
+
+
 async def test_reply_that_alone_is_not_taken_for_30_s_is_given_up_and_dead_lettered(desk: Desk) -> None:
     began = desk.now
     desk.broker.answer = lambda topic, batch: LogUnavailable("no leader") if topic == "replies.two" else None
