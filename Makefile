@@ -41,9 +41,11 @@ bench: install ## Measure against peers, side by side in one run
 bench-quick: install ## The same with less of everything, in a minute
 	$(BIN)/python tests/benchmarks/run.py --quick
 
-faults: install ## Search long for an order of faults that loses or doubles a decision
+faults: install ## Break everything for an hour: fuzzing, simulations, faults on real Kafka; ends with a table
+	$(BIN)/python -m tests.faults.fuzz --seconds 180
 	$(PYTEST) -q -m faults --timeout=600 tests
-	$(PYTEST) -q --hypothesis-profile=faults --timeout=1800 tests/unit/ledger tests/unit/worker
+	$(PYTEST) -q --hypothesis-profile=faults --timeout=1800 tests/unit/ledger tests/unit/worker tests/faults/test_hostile.py
+	$(BIN)/python -m tests.faults
 
 lock: install ## Make requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
