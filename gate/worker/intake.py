@@ -16,6 +16,7 @@ from gate.kafka.consumer import AttemptsConsumer, ConsumerForbidden, ConsumerTro
 from gate.model.wire import Record
 from gate.worker.batches import Spawn
 from gate.worker.clock import BrokerClock
+from gate.worker.commits import Committer
 from gate.worker.partitions import CLOCK_ALLOWANCE_MS, Partition, Step, Work
 from gate.worker.progress import Standstill
 from gate.worker.recorder import Recorder
@@ -26,7 +27,6 @@ _POLL_MS: Final = 200
 _POLL_NOT_READY_MS: Final = 10
 _KEEP_ALIVE_S: Final = 30.0  # aiokafka leaves the group after 300 s without a poll
 _DRAIN_S: Final = 0.5  # the group stands still while we drain (rule 21)
-_COMMIT_TIMEOUT_S: Final = 3.0
 _FIRST_RECORD_S: Final = 2.0  # how long the first attempt of a partition may take to arrive before it is left to rule 11
 _RETRY_S: Final = 0.5
 _RETRY_MAX_S: Final = 5.0
@@ -72,8 +72,6 @@ class Intake:
         self._consumer: AttemptsConsumer | None = None
         self._stopping = False
         self._polling = asyncio.Lock()
-        self._committing = asyncio.Lock()
-        self._commit_running: asyncio.Task[None] | None = None
         self._room_made = asyncio.Event()
         self._first: dict[int, asyncio.Future[None]] = {}  # partitions whose first record is looked for
         self._assigned = False
@@ -88,6 +86,7 @@ class Intake:
         self._poll_limit: asyncio.Timeout | None = None  # of the poll that runs
         self._rebalance_began: float | None = None
         self.partitions: dict[int, Partition] = {}
+        self._committer = Committer(self.partitions, recorder=recorder, consumer=lambda: self._consumer)
 
     def __repr__(self) -> str:
         return f"<Intake {[partition.number for partition in self.partitions.values() if partition.ready]}>"
@@ -163,7 +162,7 @@ class Intake:
     async def leave(self) -> None:
         """Commit what is complete and leave the group. Idempotent."""
         if self._consumer is not None:
-            await self._commit()
+            await self._committer.commit()
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             await consumer.stop()
@@ -380,9 +379,7 @@ class Intake:
         self._pause()
         if broken is not None:
             await broken.stop()
-        if self._commit_running is not None:
-            self._commit_running.cancel()  # it asked the one that is gone
-            self._commit_running = None
+        self._committer.abandon()  # it asked the one that is gone
         while self._consumer is None and not self._stopping:
             try:
                 await self.start()
@@ -406,7 +403,7 @@ class Intake:
             partition.flying for partition in self.partitions.values() if partition.offsets.owned
         ):
             await self.room_made(left)
-        await self._commit()
+        await self._committer.commit()
 
     async def on_assigned(self, partitions: Collection[int]) -> None:
         """Adopt what is still ours, drop what is not, and read the ledger back for what is new."""
@@ -501,57 +498,4 @@ class Intake:
         """Commit completed offsets every `commit_interval_ms`."""
         while True:
             await asyncio.sleep(self._settings.commit_interval_ms / 1000)
-            await self._commit()
-
-    async def _commit(self) -> None:
-        """Commit what is complete now, unless the commit before does not end: aiokafka retries for ever (KAFKA.md section 4, 11).
-
-        A commit is waited for, never cancelled: that cancels futures which the whole client shares.
-        """
-        async with self._committing:
-            if self._commit_running is None or await self._commit_ended(self._commit_running):
-                self._commit_running = asyncio.create_task(self._commit_snapshot(), name="commit offsets")
-                await self._commit_ended(self._commit_running)
-
-    async def _commit_ended(self, commit: asyncio.Task[None]) -> bool:
-        ended, _ = await asyncio.wait({commit}, timeout=_COMMIT_TIMEOUT_S)
-        if not ended:
-            self._recorder.commit_failed()
-            log.warning("commit_failed", error=f"no answer within {_COMMIT_TIMEOUT_S:g} s")
-            return False
-        self._commit_running = None
-        if not commit.cancelled():
-            commit.result()
-        return True
-
-    async def _commit_snapshot(self) -> None:
-        """Commit one snapshot; a failure is counted and tried again with the next."""
-        consumer = self._consumer
-        snapshot = {
-            number: commit
-            for number, partition in self.partitions.items()
-            if (commit := partition.offsets.committable()) is not None
-        }
-        if consumer is not None:
-            self._measure(consumer)
-        if consumer is None or not snapshot:
-            return
-        started = time.monotonic()
-        try:
-            done = await consumer.commit({number: commit.offset for number, commit in snapshot.items()})
-        except ConsumerTrouble as error:
-            self._recorder.commit_failed()
-            log.warning("commit_failed", error=str(error))
-            return
-        for number in done:
-            self.partitions[number].offsets.commit_succeeded(snapshot[number])
-        self._recorder.committed(time.monotonic() - started)
-
-    def _measure(self, consumer: AttemptsConsumer) -> None:
-        for number, partition in self.partitions.items():
-            if partition.offsets.owned:
-                end = consumer.known_end(number)
-                lag = None if end is None else max(0, end - partition.offsets.committed)
-                self._recorder.lag(number, lag, partition.offsets.span)
-            else:
-                self._recorder.lag(number, 0, 0)
+            await self._committer.commit()
