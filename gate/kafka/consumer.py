@@ -126,7 +126,10 @@ class AttemptsConsumer:
         await stop_consumer(self._client)
 
     async def poll(self, partitions: Iterable[int], *, max_records: int, timeout_ms: int) -> dict[int, list[Record]]:
-        """Return records of these partitions only, as many as `max_records`; never cancel it (KAFKA.md section 4, 6)."""
+        """Return records of these partitions only, as many as `max_records`.
+
+        Whoever cancels it must throw the consumer away (KAFKA.md section 4, 6).
+        """
         tps = [TopicPartition(self._topic, number) for number in partitions] or [_NONE]
         with _mapped():
             batches = await self._client.getmany(*tps, timeout_ms=timeout_ms, max_records=max_records)

@@ -1,4 +1,4 @@
-"""What is wrong in aiokafka and must be right before any of its clients is used; importing this mends it.
+"""What is wrong in aiokafka and must be right before any of its clients is used; importing this mends it for the process.
 
 uvloop raises RuntimeError where something is written to a connection that the other side has just reset. aiokafka expects
 OSError there (its issue 1038, open): the routines that fetch, send and keep the group end, and the client is dead for good.
@@ -19,6 +19,8 @@ def send(connection: AIOKafkaConnection, request: Any, expect_response: bool = T
     try:
         return _send(connection, request, expect_response)
     except RuntimeError as error:
+        if type(error) is not RuntimeError:  # NotImplementedError: a broker of another version
+            raise
         connection.close(reason=CloseReason.CONNECTION_BROKEN)
         raise KafkaConnectionError(f"connection to {connection.host}:{connection.port} is broken: {error}") from error
 

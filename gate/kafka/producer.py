@@ -24,7 +24,7 @@ from gate.ledger.ports import Appended, LogForbidden, LogRejected, LogUnavailabl
 from gate.model.wire import Message
 
 BATCH_BYTES = 384 * 1024
-"""What callers put into one batch at most, by `size_bytes`; well below the broker's default limit of 1,048,588 bytes."""
+"""What callers put into one batch at most, by their own measure; well below the broker's default limit of 1,048,588 bytes."""
 
 _BUILDER_BYTES = 900 * 1024
 _REQUEST_TIMEOUT_S = 10.0
@@ -32,16 +32,6 @@ _SEND_TIMEOUT_S = 15.0  # the append timer of protocol/README.md; longer than on
 _WAIT_S = 1.0  # for a client that is being replaced
 _CLOSE_S = 2.0  # whoever waits for an acknowledgement sends again
 log = logs.get(__name__)
-
-
-def size_bytes(message: Message) -> int:
-    """Return about how much of a batch a record takes: value, key, headers and what surrounds them."""
-    return (
-        40
-        + len(message.value or b"")
-        + len(message.key or b"")
-        + sum(len(name) + len(value) + 4 for name, value in message.headers)
-    )
 
 
 class BatchProducer:

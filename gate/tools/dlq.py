@@ -34,8 +34,8 @@ MEANINGS: Final = {
         "mend the asker's header kafka_replyTopic or REPLY_TOPIC and let it ask again; this one has no address",
     ),
     Reason.REPLY_TOPIC_NOT_ALLOWED: Meaning(
-        "the reply topic that it names matches no pattern of GATE_REPLY_TOPICS, or is one of the gate's own, so nobody was told",
-        "add the topic to GATE_REPLY_TOPICS, here and at the workers",
+        "the reply topic that it names matches no pattern of GATE_REPLY_TOPICS, or is the gate's or Kafka's own: nobody was told",
+        "add the topic to GATE_REPLY_TOPICS, here and at the workers; the gate's and Kafka's own are never written to",
     ),
     Reason.REPLY_TOPIC_UNKNOWN: Meaning(
         "the reply topic that it names does not exist, so nobody was told the decision",

@@ -125,6 +125,11 @@ class Intake:
         return max((*self.partitions, *self._unserved), default=-1) + 1
 
     @property
+    def silent(self) -> bool:
+        """Whether Kafka has not answered for a while."""
+        return self._silent
+
+    @property
     def hopeless(self) -> bool:
         """Whether only another process may help: several new consumers in a row have brought nothing."""
         return self._standstill.times >= _HOPELESS_RESTARTS
@@ -210,7 +215,7 @@ class Intake:
                     await self._restart()
 
     async def _poll(self) -> None:
-        if self._broken:
+        if self._broken or self._consumer is None:
             await self._restart()
         if self._consumer is None:  # the end came first
             return
@@ -407,7 +412,8 @@ class Intake:
 
     async def on_assigned(self, partitions: Collection[int]) -> None:
         """Adopt what is still ours, drop what is not, and read the ledger back for what is new."""
-        if self._consumer is None:  # we leave, or the one that is told of this is being replaced
+        consumer = self._consumer
+        if consumer is None:  # we leave, or the one that is told of this is being replaced
             return
         count = self._ledger_partitions(max(partitions, default=0) + 1)
         served = [number for number in partitions if number < count]
@@ -415,12 +421,12 @@ class Intake:
         for number in sorted(self._unserved):
             log.error("partition_not_served", partition=number, mend=f"add partitions to {self._settings.decisions_topic}")
         try:
-            positions = await self._consumer.committed(served)
+            positions = await consumer.committed(served)
         except ConsumerTrouble as error:
             log.warning("committed_offsets_not_read", error=str(error))
             self._broken = True  # nobody would call us again: join anew
             return
-        if self._consumer is None:  # it has gone meanwhile
+        if consumer is not self._consumer:  # it has gone, or was replaced meanwhile
             return
         for number, partition in self.partitions.items():
             if partition.offsets.owned and number not in positions:

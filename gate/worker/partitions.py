@@ -213,7 +213,11 @@ class Partition:
         Nobody follows the ledger from there on: when the partition comes back, all that was written since would have to be
         read. Reading the window back is always right (rule 19).
         """
-        if self.covered and not (self.offsets.owned or self.flying or self.table.acked):
+        if self.offsets.owned or self.flying:
+            return
+        if not self.covered:
+            self.table.acked.clear()  # nobody reads up to them any more; a new table is read back
+        elif not self.table.acked:
             self.covered = False
             self.table.restart(0, from_ts=NEVER)
 

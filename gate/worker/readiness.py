@@ -51,12 +51,13 @@ class Readiness:
         """Notice when what is decided is not answered any more, and when attempts that do not end take up all the room."""
         self._lost_tasks = lost_tasks
         flights = [flight for partition in intake.partitions.values() for flight in partition.flying.values()]
-        owed = sum(flight.stage in (Stage.APPEND, Stage.REPLY) for flight in flights) - self._sender.burying
+        owed = sum(flight.stage in (Stage.APPEND, Stage.REPLY) for flight in flights)
+        owed -= self._sender.burying + self._sender.looking
         answered = self._recorder.metrics.decision_duration_seconds.count
         full = in_flight >= self._settings.max_in_flight
         self._no_room_looks = self._no_room_looks + 1 if full and answered == self._answered else 0
         self._answered = answered
-        known = self._scribe.trouble or self._sender.trouble
+        known = intake.silent or self._scribe.trouble or self._sender.trouble
         stuck = self._answers.look(0 if known else owed, answered)
         if stuck and not self._stuck:
             log.critical("answers_stopped", owed=owed, note="only another process may help: /healthz says so")

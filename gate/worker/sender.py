@@ -19,7 +19,6 @@ from gate.worker.recorder import Recorder
 from gate.worker.replies import Address, AddressBook, Reason, Unlisted
 
 _GIVE_UP_S: Final = 30.0  # of unknown outcomes while the broker takes other records
-_RECENT_S: Final = 5.0  # a broker that acknowledged something so lately is there
 _RETRY_S: Final = 0.25
 _RETRY_MAX_S: Final = 5.0
 _FORBIDDEN_LOG_S: Final = 60.0
@@ -41,8 +40,7 @@ class _Outgoing:
     flight: Flight
     message: Message
     fault: Reason | None  # the attempt becomes a dead letter once the reply is out
-    tried_at: float  # monotonic seconds
-    refused_s: float = 0.0  # how long it was tried in vain while the broker took other records
+    since: float  # monotonic seconds of the first try
 
 
 class ReplySender:
@@ -75,7 +73,7 @@ class ReplySender:
         self._spawn = spawn
         self._on_out = on_out  # the reply is out, or cannot go out: the asker waits no longer
         self._on_done = on_done  # nothing is left to do for the ask
-        self._broker_answered_at = time.monotonic()
+        self._broker_answered_at = self._broker_back_at = time.monotonic()
         self._troubles: dict[tuple[str, int], str] = {}  # per partition of a reply topic, why it does not acknowledge right now
         self._forbidden_logged_at = float("-inf")
         self.burying = 0  # dead letters that are not written yet; each keeps its record in memory
@@ -148,7 +146,10 @@ class ReplySender:
                 del self._troubles[key]
         else:
             self._troubles.pop(key, None)
-            self._broker_answered_at = time.monotonic()
+            now = time.monotonic()
+            if now - self._broker_answered_at > _GIVE_UP_S:
+                self._broker_back_at = now  # what was tried in vain before counts for nothing
+            self._broker_answered_at = now
             for out in batch:
                 self._recorder.reply("sent")
                 self._out(out.flight, out.fault)
@@ -160,16 +161,19 @@ class ReplySender:
         """
         again, now = False, time.monotonic()
         for out in batch:
-            if now - self._broker_answered_at < _RECENT_S:
-                out.refused_s += now - out.tried_at
-            out.tried_at = now
-            if out.refused_s > _GIVE_UP_S:
+            began = max(out.since, self._broker_back_at)
+            if self._broker_answered_at > began and now - began > _GIVE_UP_S:
                 self._recorder.reply("unknown")
                 self._out(out.flight, Reason.REPLY_UNKNOWN)
             else:
                 self._batches.add(key, out)
                 again = True
         return again
+
+    @property
+    def looking(self) -> int:
+        """How many replies wait for the next list of topics."""
+        return self._unlisted.waiting
 
     def _out(self, flight: Flight, fault: Reason | None) -> None:
         self._on_out(flight)

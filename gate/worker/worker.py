@@ -300,6 +300,8 @@ class Worker:
                 partition.let_go()
             self._readiness.look(intake, self.in_flight, lost_tasks=sum(chain.abandoned for chain in self._chains))
             self._watch_partitions(intake)
+            if self._doubted and not self._scribe.owed:  # nothing is under way that would tell the time: another goes ahead
+                self._settle_doubts()
             metrics.in_flight.set(self.in_flight)
             oldest = min((flight.started_at for partition in partitions for flight in partition.flying.values()), default=None)
             metrics.oldest_in_flight_seconds.set(0.0 if oldest is None else time.monotonic() - oldest)

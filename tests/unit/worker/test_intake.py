@@ -256,3 +256,13 @@ async def test_partition_without_ledger_twin_is_not_served_until_the_twin_is_the
     await eventually(lambda: desk.taken == [(0, 0), (1, 0), (1, 1)])
     assert [] == desk.reasons
     assert 0 == desk.restarts
+
+
+async def test_poll_that_was_cut_off_while_its_consumer_was_being_replaced_gets_another(
+    desk: Desk, eventually: Eventually
+) -> None:
+    await eventually(lambda: desk.intake._consumer is not None and not desk.reasons)
+    desk.intake._consumer, desk.intake._broken = None, False  # as a replacement leaves it that was cancelled
+    desk.topic.ends[0] = 1
+
+    await eventually(lambda: desk.taken == [(0, 0)])

@@ -475,6 +475,20 @@ def test_table_of_a_partition_that_is_gone_is_let_go_once_nothing_is_in_flight_t
     assert (0, False) == (len(partition.table), partition.covered)
 
 
+def test_what_is_acknowledged_in_a_partition_that_was_let_go_takes_up_no_room(partition: Partition) -> None:
+    flight = ask(0)
+    partition.take(flight)
+    append = decide(partition, flight)
+    partition.assume(flight)  # at_least_once: answered and complete before the ledger has it
+    partition.complete(flight)
+    partition.lose()
+
+    partition.acknowledged(7, [append])
+    partition.let_go()
+
+    assert not partition.table.acked
+
+
 def test_nothing_completes_in_a_partition_that_is_gone(partition: Partition) -> None:
     flight = ask(0)
     partition.take(flight)

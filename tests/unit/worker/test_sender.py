@@ -180,6 +180,16 @@ async def test_reply_that_alone_is_not_taken_for_30_s_is_given_up_and_dead_lette
     assert {"reply_unknown": 1.0} == desk.counted("dlq_total")
 
 
+async def test_reply_to_a_dead_partition_is_given_up_also_where_others_came_to_a_stop_behind_it(desk: Desk) -> None:
+    desk.broker.answer = lambda topic, batch: LogUnavailable("no leader") if topic == "replies.two" else None
+    desk.send("stuck", kafka_replyTopic=b"replies.two")
+    await desk.settle(5)
+    desk.send("beside")  # the last one: replies like the first take up all the room from now on
+    await desk.settle(4000)
+
+    assert {"reply_unknown": 1.0} == desk.counted("dlq_total")
+
+
 async def test_rejected_batch_is_sent_one_by_one_and_only_the_culprit_is_dead_lettered(desk: Desk) -> None:
     desk.broker.answer = lambda topic, batch: LogRejected("too large") if any(m.key == b"big" for m in batch) else None
     for attempt_id in ("a", "big", "c"):

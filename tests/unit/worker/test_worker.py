@@ -26,7 +26,7 @@ from gate.worker.worker import Worker
 async def worker() -> Worker:
     """A worker that serves, with nothing in flight."""
     worker = Worker(Settings(max_in_flight=2), "localhost:1", Chain([]), Metrics())
-    worker._intake = SimpleNamespace(reasons=list, hopeless=False, partitions={})  # type: ignore[assignment] # all it asks
+    worker._intake = SimpleNamespace(reasons=list, hopeless=False, silent=False, partitions={})  # type: ignore[assignment] # all it asks
     return worker
 
 
