@@ -105,7 +105,12 @@ def redrive(
         bool, typer.Option("--decide-again", help="Have the chain decide anew, under a new attempt id.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before more than one is redriven.")] = False,
+    yes: Annotated[
+        bool,
+        typer.Option(
+            "--yes", "-y", help="Do not ask on a terminal before more than one is redriven; elsewhere nothing is asked."
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Send the decisions of dead letters once more, now that their cause is mended.
@@ -114,7 +119,7 @@ def redrive(
     that binds its id (invalid_attempt, expired, overloaded) is asked again under its id. --decide-again has the chain
     decide anew, under a new id.
 
-    The dead letter topic is a log and is not changed. Redriving twice sends the same decision twice, which is harmless;
+    The dead letter topic is a log and is not changed. A decision that is redriven twice is sent twice, which is harmless;
     every --decide-again is a new attempt.
 
     --json prints one document per line. Exits with 1 if a letter is left as it is, which says why, or none is selected.

@@ -98,7 +98,7 @@ class Intake:
         if self._trouble is not None:
             yield f"attempts cannot be received: {self._trouble}"
         if self._silent and not self._refused:  # aiokafka asks on where it is refused: that is no silence
-            yield f"Kafka has not answered for {_SILENT_S:g} s"
+            yield f"Kafka has not answered for more than {_SILENT_S:g} s"
         if self._standstill.why is not None:
             yield self._standstill.why
         if self._replacing:

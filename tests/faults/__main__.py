@@ -33,6 +33,9 @@ def main() -> int:
     arguments = _arguments()
     chosen = [fault for fault in FAULTS.values() if not arguments.names or any(name in fault.name for name in arguments.names)]
     chosen.sort(key=lambda fault: fault.row == "all")  # the long one comes last
+    if not chosen:
+        out.print("no fault has such a name; `--list` has them all", markup=False)
+        return 2
     if arguments.list:
         for fault in chosen:
             out.print(f"{fault.row:>4}  {fault.name}", markup=False)
@@ -55,10 +58,17 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("names", nargs="*", help="parts of the names of the faults to run; none: all")
     parser.add_argument("--list", action="store_true", help="only print their names")
-    parser.add_argument("--scale", type=float, default=1.0, help="how long things go on, as a part of a full run")
+    parser.add_argument("--scale", type=_scale, default=1.0, help="how long things go on, above 0; 1 is a full run, the default")
     parser.add_argument("--keep", type=Path, help="folder for evidence and logs; none: a temporary one")
     parser.add_argument("--json", type=Path, help="file to write the table to as JSON")
     return parser.parse_args()
+
+
+def _scale(text: str) -> float:
+    scale = float(text)
+    if scale <= 0:
+        raise ValueError
+    return scale
 
 
 async def _run_all(faults: Sequence[Fault], folder: Path, *, scale: float) -> list[Report]:
