@@ -18,7 +18,9 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+from gate.config import Settings
 from gate.errors import EmbeddedBrokerError
+from gate.kafka.connection import wait_for_kafka
 from gate.kafka.embedded import HOST, EmbeddedKafka, port_is_free
 
 pytestmark = pytest.mark.kafka
@@ -41,11 +43,13 @@ HOLDER = textwrap.dedent("""
 
 
 async def write(bootstrap: str, topic: str, value: bytes) -> None:
+    await wait_for_kafka(Settings(connect_timeout_s=20), bootstrap)  # a broker that was just paused may close a connection yet
     async with AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all") as producer:
         await producer.send_and_wait(topic, value, partition=0)
 
 
 async def read(bootstrap: str, topic: str, count: int) -> list[bytes | None]:
+    await wait_for_kafka(Settings(connect_timeout_s=20), bootstrap)
     async with AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest") as consumer:
         consumer.assign([TopicPartition(topic, 0)])
         async with asyncio.timeout(20):

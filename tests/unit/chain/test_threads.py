@@ -15,6 +15,11 @@ from gate.chain.threads import DaemonThreads
 variable: ContextVar[str] = ContextVar("variable", default="unset")
 
 
+def alive_but(others: set[threading.Thread]) -> set[str]:
+    """Return the names of the threads that are there, but for those of other tests."""
+    return {thread.name for thread in set(threading.enumerate()) - others}
+
+
 async def test_a_call_returns_what_its_function_returns_or_raises() -> None:
     threads = DaemonThreads(1)
 
@@ -62,6 +67,7 @@ async def test_no_more_calls_run_at_once_than_there_are_threads() -> None:
 
 
 async def test_a_cancelled_call_abandons_its_thread_and_the_next_gets_a_new_one(eventually: Any) -> None:
+    others = set(threading.enumerate())
     threads = DaemonThreads(1)
     begun, release = threading.Event(), threading.Event()
 
@@ -78,9 +84,9 @@ async def test_a_cancelled_call_abandons_its_thread_and_the_next_gets_a_new_one(
     await asyncio.wait_for(waiting, 5)
 
     assert 1 == threads.abandoned
-    names = {thread.name for thread in threading.enumerate()}
+    names = alive_but(others)
     release.set()
-    await eventually(lambda: "action-1" not in {thread.name for thread in threading.enumerate()}, within_s=5)
+    await eventually(lambda: "action-1" not in alive_but(others), within_s=5)
     assert {"action-1", "action-2"} <= names
     threads.close()
 
@@ -139,6 +145,7 @@ async def test_a_call_cancelled_while_it_waits_is_never_run(eventually: Any) -> 
 
 
 async def test_closed_threads_end_and_take_no_calls(eventually: Any) -> None:
+    others = set(threading.enumerate())
     threads = DaemonThreads(1)
     await threads.call(lambda: None)
 
@@ -146,4 +153,4 @@ async def test_closed_threads_end_and_take_no_calls(eventually: Any) -> None:
 
     with pytest.raises(RuntimeError, match="closed"):
         await threads.call(lambda: None)
-    await eventually(lambda: not [each for each in threading.enumerate() if each.name == "action-1"], within_s=5)
+    await eventually(lambda: "action-1" not in alive_but(others), within_s=5)
