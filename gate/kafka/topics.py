@@ -15,7 +15,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from gate.config import Settings
 from gate.errors import ConfigError, KafkaUnavailable
 from gate.kafka.connection import REQUEST_TIMEOUT_MS, client_options, describe_topics, mapped_errors
-from gate.kafka.granted import missing_rights
+from gate.kafka.granted import TOPIC_FORBIDDEN, missing_rights
 from gate.kafka.promises import DAY_MS, HOUR_MS, OFFSETS_TOPIC, Finding, Topic, judge, ledger_retention_ms
 from gate.kafka.rights import Role, forbidden
 from gate.kafka.topic_list import TopicList
@@ -29,7 +29,6 @@ SEGMENT_MS: Final = HOUR_MS  # segments that close late keep records long after 
 
 NO_ERROR: Final = 0  # https://kafka.apache.org/protocol#protocol_error_codes
 ALREADY_EXISTS: Final = 36
-FORBIDDEN: Final = 29
 TRY_AGAIN: Final = frozenset({5, 7, 8, 41})  # no leader, timed out, broker not available, not the controller
 
 
@@ -128,7 +127,7 @@ async def _make(admin: AIOKafkaAdminClient, topics: Sequence[TopicMade]) -> list
     answers = {name: (code, message) for name, code, message in response.topic_errors}
     problems = [
         forbidden("topic", name, "Create")
-        if code == FORBIDDEN
+        if code == TOPIC_FORBIDDEN
         else f"topic {name} could not be made with {topics[0].replication} replicas: {message or f'Kafka error {code}'}"
         for name, (code, message) in answers.items()
         if code not in {NO_ERROR, ALREADY_EXISTS, *TRY_AGAIN}

@@ -42,8 +42,7 @@ class Readiness:
         self._recorder = recorder
         self._threads = threads
         self._answers = Answers()
-        self._answered = 0  # at the last look
-        self._no_room_looks = 0  # in a row at which all slots were taken, and none had become free
+        self._room_taken = Answers()  # while all slots are taken
         self._lost_tasks = 0  # of actions
         self._stuck = False  # answers are owed, and none goes out although nothing is known to be in the way
 
@@ -54,9 +53,7 @@ class Readiness:
         owed = sum(flight.stage in (Stage.APPEND, Stage.REPLY) for flight in flights)
         owed -= self._sender.burying + self._sender.looking
         answered = self._recorder.metrics.decision_duration_seconds.count
-        full = in_flight >= self._settings.max_in_flight
-        self._no_room_looks = self._no_room_looks + 1 if full and answered == self._answered else 0
-        self._answered = answered
+        self._room_taken.look(in_flight if in_flight >= self._settings.max_in_flight else 0, answered)
         known = intake.silent or self._scribe.trouble or self._sender.trouble
         stuck = self._answers.look(0 if known else owed, answered)
         if stuck and not self._stuck:
@@ -75,7 +72,7 @@ class Readiness:
             reasons.append(f"replies are not acknowledged: {sender.trouble}")
         if sender.burying >= most:
             reasons.append(f"{sender.burying} dead letters wait to be written to {self._settings.dlq_topic}")
-        if self._no_room_looks >= _NO_ROOM_LOOKS:
+        if self._room_taken.looks >= _NO_ROOM_LOOKS:
             reasons.append(f"all of GATE_MAX_IN_FLIGHT={most} attempts are under way, and none has been answered for a while")
         if self._stuck:
             reasons.append("what is decided is not answered, and nothing is known to be in the way")

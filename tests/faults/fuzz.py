@@ -25,24 +25,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from tests.headers import OF_AN_ATTEMPT, OF_THE_LEDGER
+
 DATA: Final = Path(__file__).parent.parent / "data"
 ROOT: Final = DATA.parent.parent
 TARGETS: Final = ("attempt", "ledger", "reply")
-NAMES: Final = (
-    "kafka_correlationId",
-    "REPLY_CORRELATION_ID",
-    "kafka_replyTopic",
-    "REPLY_TOPIC",
-    "kafka_replyPartition",
-    "REPLY_PARTITION",
-    "gate-attempt-id",
-    "gate-timeout-ms",
-    "traceparent",
-    "digest",
-    "source",
-    "attempt-ts",
-    "scope",
-)
+NAMES: Final = (*OF_AN_ATTEMPT, *OF_THE_LEDGER)
 NONE: Final = 255
 NO_VALUE: Final = 0x80
 MAX_BYTES: Final = 4096

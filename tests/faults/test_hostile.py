@@ -10,6 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.headers import OF_AN_ATTEMPT, OF_THE_LEDGER
+
 from .hostile import NOW_MS, TOPICS, Doors, Hostile, strict_json
 
 DOORS = Doors()
@@ -21,19 +23,6 @@ EVENT = {
 }
 HONEST = json.dumps(EVENT).encode()
 
-OF_AN_ATTEMPT = [
-    "kafka_correlationId",
-    "REPLY_CORRELATION_ID",
-    "kafka_replyTopic",
-    "REPLY_TOPIC",
-    "kafka_replyPartition",
-    "REPLY_PARTITION",
-    "gate-attempt-id",
-    "gate-timeout-ms",
-    "traceparent",
-]
-OF_THE_LEDGER = ["digest", "source", "attempt-ts", "scope"]
-
 bytes_of_any_length = st.binary(max_size=300) | st.sampled_from(
     [b"", b"\0", b"\xff" * 16, b"x" * 200, b"x" * 201, b"\xed\xa0\x80", b"a\nb\x1b[31m"]
 )
@@ -43,7 +32,7 @@ plausible = st.sampled_from(
 header_values = st.none() | bytes_of_any_length | plausible
 
 
-def headers_of(names: list[str]) -> st.SearchStrategy[list[tuple[str, bytes | None]]]:
+def headers_of(names: tuple[str, ...]) -> st.SearchStrategy[list[tuple[str, bytes | None]]]:
     return st.lists(st.tuples(st.sampled_from(names) | st.text(max_size=20), header_values), max_size=8)
 
 

@@ -54,3 +54,12 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
         openssl("x509", "-req", "-in", f"{name}.csr", *signing, "-out", f"{name}.pem", folder=folder)
     openssl("pkcs8", "-topk8", "-in", "client.key", "-out", "client.locked", "-passout", "pass:hunter2", folder=folder)
     return folder
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file with the attempt id of every run of the chain."""
+    path = tmp_path / "runs"
+    path.touch()
+    monkeypatch.setenv("TEST_RUNS", str(path))
+    return path

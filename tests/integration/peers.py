@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -44,6 +45,11 @@ def event(email: str = "zoe@example.com", **user: Any) -> bytes:
     """Return an attempt's value; the part before the @ says what the chain of these tests does with it."""
     connection = {**EVENT["connection"], **({"name": "slow"} if email.startswith("wait") else {})}
     return json.dumps({**EVENT, "connection": connection, "user": {**EVENT["user"], "email": email, **user}}).encode()
+
+
+def runs_of(path: Path) -> Counter[str]:
+    """Return how often the chain ran for each attempt id, from the file of the fixture `runs`."""
+    return Counter(path.read_text().split())
 
 
 def int32(number: int) -> bytes:

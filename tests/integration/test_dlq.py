@@ -9,7 +9,6 @@ import pty
 import subprocess
 import sys
 import uuid
-from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,22 +22,9 @@ from gate.config import Settings
 from gate.errors import GateError
 from gate.kafka.partitioner import partition_of
 
-from .peers import Asker, body, event, header, int32, read_all, serving
+from .peers import Asker, body, event, header, int32, read_all, runs_of, serving
 
 pytestmark = pytest.mark.kafka
-
-
-@pytest.fixture
-def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file with the attempt id of every run of the chain."""
-    path = tmp_path / "runs"
-    path.touch()
-    monkeypatch.setenv("TEST_RUNS", str(path))
-    return path
-
-
-def runs_of(path: Path) -> Counter[str]:
-    return Counter(path.read_text().split())
 
 
 class Said(NamedTuple):

@@ -16,22 +16,9 @@ from gate.kafka.partitioner import partition_of
 from gate.model.decision import Cause, fixed_denial
 from gate.worker.worker import Worker
 
-from .peers import Asker, alter_topic, body, event, header, int32, lag, read_all, serving
+from .peers import Asker, alter_topic, body, event, header, int32, lag, read_all, runs_of, serving
 
 pytestmark = pytest.mark.kafka
-
-
-@pytest.fixture
-def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file with the attempt id of every run of the chain."""
-    path = tmp_path / "runs"
-    path.touch()
-    monkeypatch.setenv("TEST_RUNS", str(path))
-    return path
-
-
-def runs_of(path: Path) -> Counter[str]:
-    return Counter(path.read_text().split())
 
 
 def nothing_in_flight(worker: Worker) -> bool:

@@ -34,6 +34,7 @@ from gate.model.wire import (
     read_ledger,
     warning,
 )
+from tests.headers import OF_AN_ATTEMPT
 
 DATA = Path(__file__).parents[2] / "data"
 CORRELATION = uuid.UUID("1b4e28ba-2fa1-41d2-883f-0016d3cca427")
@@ -308,20 +309,7 @@ def test_absent_reply_partition_leaves_the_choice_to_the_key() -> None:
     assert read().reply_partition is None
 
 
-HEADER_NAMES = st.sampled_from(
-    [
-        "kafka_correlationId",
-        "REPLY_CORRELATION_ID",
-        "kafka_replyTopic",
-        "REPLY_TOPIC",
-        "kafka_replyPartition",
-        "REPLY_PARTITION",
-        "gate-attempt-id",
-        "gate-timeout-ms",
-        "traceparent",
-        "__TypeId__",
-    ]
-)
+HEADER_NAMES = st.sampled_from([*OF_AN_ATTEMPT, "__TypeId__"])
 HEADER_VALUES = st.none() | st.binary(max_size=300) | st.integers(-(2**31), 2**31 - 1).map(lambda n: struct.pack(">i", n))
 
 
